@@ -1,0 +1,44 @@
+# `make help` lists the targets. PYTHON chooses the interpreter of the virtual environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUTPUTS ?= outputs
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint data train report tensorboard clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: data train report ## phantom cohort, preprocessing, SL sweep, ML, table and figures
+
+data: $(STAMP) ## build and preprocess the demo cohort
+	$(BIN)/python experiments/prepare.py cohort=phantom cohort/preset=demo
+
+train: $(STAMP) ## train the demo's SL sweep and ML, and evaluate them on HS and DS
+	$(BIN)/python experiments/train.py experiment=demo_sl
+	$(BIN)/python experiments/train.py experiment=demo_ml
+
+report: $(STAMP) ## table and figures from the demo's predictions
+	$(BIN)/python experiments/report.py runs=$(OUTPUTS)/demo
+
+test: lint ## lint, types and tests
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP) ## formatting, lint and strict types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+tensorboard: $(STAMP) ## open TensorBoard on outputs/
+	$(BIN)/tensorboard --logdir $(OUTPUTS)
+
+clean: ## remove everything that was made under outputs/, and tool caches
+	find outputs -mindepth 1 ! -name .gitkeep -delete
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""Where scans come from: a BIDS tree is the one contract."""

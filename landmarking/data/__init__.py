@@ -1,0 +1,1 @@
+"""Slices to batches."""

@@ -1,0 +1,34 @@
+"""Errors that a person can act on.
+
+Every message names what was read, the rule it breaks, what was found, and the way out. The shells
+turn a `LandmarkingError` into one line on stderr and a non-zero exit status; anything else is a
+defect of ours and keeps its traceback.
+"""
+
+
+class LandmarkingError(Exception):
+    """Base of everything that the library raises about its input."""
+
+
+class ScanError(LandmarkingError):
+    """A scan cannot be read, or is not a three-dimensional T1 head."""
+
+
+class LandmarkError(LandmarkingError):
+    """Landmark names, coordinates or frames do not fit."""
+
+
+class CohortError(LandmarkingError):
+    """A cohort breaks the BIDS contract; carries every problem found, not the first."""
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__("\n  - ".join((message, *problems)))
+        self.problems = problems
+
+
+class ConfigError(LandmarkingError):
+    """A setting has a wrong name, type or range."""
+
+
+class CacheError(LandmarkingError):
+    """A cache entry or prepared cohort is missing, damaged or of another version."""

@@ -1,0 +1,1 @@
+"""Predictions to numbers and pictures; knows nothing of torch."""

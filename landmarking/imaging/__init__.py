@@ -1,0 +1,1 @@
+"""Scan to slice, with numpy, scipy and SimpleITK; never torch or Lightning."""

@@ -1,0 +1,285 @@
+"""Named landmark sets, and the files that landmarks live in.
+
+Names and positions on the template come from the AFIDs protocol (Lau et al. 2019; Taha et al. 2023,
+CC BY 4.0). Files are read and written in 3D Slicer's formats: Markups `.mrk.json` and the older
+`.fcsv`; both may state LPS or RAS, and world RAS mm is what leaves this module.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from landmarking.errors import LandmarkError
+from landmarking.geometry import Array
+from landmarking.storage import write_text
+
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+_SETS: dict[str, tuple[str, ...]] = {
+    "msp8": ("AC", "PC", "ICS", "PMJ", "CUL", "IMS", "GENU", "SPLE"),
+    "msp10": ("AC", "PC", "ICS", "PMJ", "SIPF", "CUL", "IMS", "PG", "GENU", "SPLE"),
+}
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """One anatomical landmark.
+
+    Attributes:
+        name: Short name used in files, tables and configurations, such as `AC`.
+        title: Full anatomical name.
+        afid: Number in the AFIDs protocol, 1 to 32.
+        aliases: Other spellings under which files may carry it.
+        template_mm: Position on the template, world RAS mm.
+    """
+
+    name: str
+    title: str
+    afid: int
+    aliases: tuple[str, ...]
+    template_mm: tuple[float, float, float]
+
+    @property
+    def spellings(self) -> frozenset[str]:
+        """Everything that a file may call this landmark, in lower case."""
+        return frozenset(
+            text.casefold() for text in (self.name, self.title, str(self.afid), *self.aliases)
+        )
+
+
+@dataclass(frozen=True)
+class LandmarkSet:
+    """Landmarks in a fixed order; the order of every array of shape (..., L, 2 or 3)."""
+
+    name: str
+    landmarks: tuple[Landmark, ...]
+
+    def __len__(self) -> int:
+        return len(self.landmarks)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Short names in order."""
+        return tuple(landmark.name for landmark in self.landmarks)
+
+    @property
+    def template_mm(self) -> Array:
+        """Positions on the template, world RAS mm, shape (L, 3)."""
+        return np.array([landmark.template_mm for landmark in self.landmarks])
+
+    def index(self, name: str) -> int:
+        """Position of a landmark by its short name.
+
+        Raises:
+            LandmarkError: If the set has no such landmark.
+        """
+        if name not in self.names:
+            raise LandmarkError(
+                f"landmark {name!r} is not in the set {self.name}; it has {', '.join(self.names)}"
+            )
+        return self.names.index(name)
+
+    def subset(self, names: Sequence[str]) -> LandmarkSet:
+        """The named landmarks, in the order given.
+
+        Raises:
+            LandmarkError: If a name is unknown or comes twice.
+        """
+        if len(set(names)) != len(names):
+            raise LandmarkError(f"landmarks come once each, got {', '.join(names)}")
+        chosen = tuple(self.landmarks[self.index(name)] for name in names)
+        return LandmarkSet(self.name, chosen)
+
+    def arrange(self, points: Mapping[str, Array]) -> Array:
+        """World points by name, as `read_landmarks` gives them, in the order of this set.
+
+        Args:
+            points: World RAS mm by label; each label matches a landmark by short name, full name,
+                alias or AFIDs number, whatever the case. Labels of other landmarks are left out.
+
+        Returns:
+            World RAS mm, shape (L, 3); NaN where `points` has no such landmark.
+
+        Raises:
+            LandmarkError: If two labels name the same landmark.
+        """
+        result = np.full((len(self), 3), np.nan)
+        for index, landmark in enumerate(self.landmarks):
+            found = [label for label in points if label.casefold() in landmark.spellings]
+            if len(found) > 1:
+                raise LandmarkError(
+                    f"landmark {landmark.name} comes {len(found)} times, as {', '.join(found)}; "
+                    "keep one"
+                )
+            if found:
+                result[index] = points[found[0]]
+        return result
+
+
+@cache
+def _afids() -> tuple[Landmark, ...]:
+    text = files("landmarking").joinpath("landmarks.json").read_text(encoding="utf-8")
+    return tuple(
+        Landmark(
+            name=row["name"],
+            title=row["title"],
+            afid=row["afid"],
+            aliases=tuple(row["aliases"]),
+            template_mm=tuple(row["template_mm"]),
+        )
+        for row in json.loads(text)["landmarks"]
+    )
+
+
+def landmark_set(name: str) -> LandmarkSet:
+    """A landmark set by name: `msp8` (the default), `msp10` or `afids32`.
+
+    Raises:
+        LandmarkError: If there is no such set.
+    """
+    every = LandmarkSet("afids32", _afids())
+    if name == every.name:
+        return every
+    if name not in _SETS:
+        known = ", ".join((*_SETS, every.name))
+        raise LandmarkError(f"there is no landmark set {name!r}; choose one of {known}")
+    return LandmarkSet(name, every.subset(_SETS[name]).landmarks)
+
+
+def read_landmarks(path: Path) -> dict[str, Array]:
+    """Read the points of a Markups `.mrk.json` or `.fcsv` file.
+
+    Args:
+        path: File to read; its suffix decides the format.
+
+    Returns:
+        World RAS mm, shape (3,), by the label in the file, whichever frame the file is in. In an
+        `.fcsv` whose labels are AFIDs numbers the label stays the number.
+
+    Raises:
+        LandmarkError: If the file is missing or damaged, states no frame or an unknown one, holds a
+            position that is not three finite numbers, or a label twice.
+    """
+    name = path.name.casefold()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LandmarkError(f"{path}: cannot be read as text ({error})") from error
+    if name.endswith(".json"):
+        return _read_markups(path, text)
+    if name.endswith(".fcsv"):
+        return _read_fcsv(path, text)
+    raise LandmarkError(f"{path}: landmarks are read from .mrk.json or .fcsv files")
+
+
+def _read_markups(path: Path, text: str) -> dict[str, Array]:
+    try:
+        (markup,) = json.loads(text)["markups"]
+        frame = markup["coordinateSystem"]
+        rows = [
+            (str(point["label"]), point["position"])
+            for point in markup["controlPoints"]
+            if point.get("positionStatus", "defined") == "defined"
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LandmarkError(
+            f"{path}: not a 3D Slicer Markups file with one list of points ({error!r}); "
+            "save the points again from Slicer as .mrk.json"
+        ) from error
+    return _to_world(path, frame, rows)
+
+
+def _read_fcsv(path: Path, text: str) -> dict[str, Array]:
+    frame: object = None
+    body = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            key, _, value = line.lstrip("# ").partition("=")
+            if key.strip() == "CoordinateSystem":
+                frame = value.strip()
+        elif line.strip():
+            body.append(line)
+    rows = []
+    for cells in csv.reader(body):
+        if len(cells) < 12:
+            raise LandmarkError(f"{path}: an .fcsv row has 14 columns, found {','.join(cells)!r}")
+        rows.append((cells[11], cells[1:4]))
+    return _to_world(path, frame, rows)
+
+
+def _to_world(path: Path, frame: object, rows: Sequence[tuple[str, object]]) -> dict[str, Array]:
+    # Slicer wrote "0" for RAS and "1" for LPS before version 4.11, and the words since.
+    flips = {"RAS": np.ones(3), "0": np.ones(3), "LPS": _LPS_TO_RAS, "1": _LPS_TO_RAS}
+    if frame not in flips:
+        raise LandmarkError(f"{path}: the frame must be stated as RAS or LPS, found {frame!r}")
+    points: dict[str, Array] = {}
+    for label, position in rows:
+        try:
+            point = np.array(position, dtype=np.float64)
+        except (TypeError, ValueError):
+            point = np.full(0, np.nan)
+        if point.shape != (3,) or not np.isfinite(point).all():
+            raise LandmarkError(
+                f"{path}: {label!r} needs three finite coordinates in mm, found {position!r}"
+            )
+        if label in points:
+            raise LandmarkError(f"{path}: the label {label!r} comes twice; keep one")
+        points[label] = point * flips[str(frame)]
+    return points
+
+
+def write_markups(path: Path, points: Mapping[str, Array]) -> None:
+    """Write points as 3D Slicer Markups (`.mrk.json`, schema 1.0.3), in LPS as Slicer does.
+
+    Args:
+        path: File to write, replaced as a whole.
+        points: World RAS mm, shape (3,), by label; a NaN point is left out.
+    """
+    control_points = [
+        {
+            "id": str(number),
+            "label": label,
+            "position": (np.asarray(point) * _LPS_TO_RAS).tolist(),
+            "positionStatus": "defined",
+            "selected": True,
+            "locked": False,
+            "visibility": True,
+        }
+        for number, (label, point) in enumerate(points.items(), start=1)
+        if np.isfinite(point).all()
+    ]
+    markup = {
+        "type": "Fiducial",
+        "coordinateSystem": "LPS",
+        "coordinateUnits": "mm",
+        "locked": False,
+        "labelFormat": "%N-%d",
+        "controlPoints": control_points,
+    }
+    schema = (
+        "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/"
+        "Resources/Schema/markups-schema-v1.0.3.json#"
+    )
+    write_text(path, json.dumps({"@schema": schema, "markups": [markup]}, indent=1) + "\n")
+
+
+def write_fcsv(path: Path, points: Mapping[str, Array]) -> None:
+    """Write points as 3D Slicer's older `.fcsv`, in LPS; arguments as in `write_markups`."""
+    lines = [
+        "# Markups fiducial file version = 4.11",
+        "# CoordinateSystem = LPS",
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID",
+    ]
+    for number, (label, point) in enumerate(points.items(), start=1):
+        if np.isfinite(point).all():
+            x, y, z = (float(value) for value in np.asarray(point) * _LPS_TO_RAS)
+            lines.append(f"{number},{x!r},{y!r},{z!r},0,0,0,1,1,1,0,{label},,")
+    write_text(path, "\n".join(lines) + "\n")
