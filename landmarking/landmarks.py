@@ -218,7 +218,7 @@ def _read_fcsv(path: Path, text: str) -> dict[str, Array]:
 def _to_world(path: Path, frame: object, rows: Sequence[tuple[str, object]]) -> dict[str, Array]:
     # Slicer wrote "0" for RAS and "1" for LPS before version 4.11, and the words since.
     flips = {"RAS": np.ones(3), "0": np.ones(3), "LPS": _LPS_TO_RAS, "1": _LPS_TO_RAS}
-    if frame not in flips:
+    if not isinstance(frame, str) or frame not in flips:
         raise LandmarkError(f"{path}: the frame must be stated as RAS or LPS, found {frame!r}")
     points: dict[str, Array] = {}
     for label, position in rows:
@@ -232,7 +232,7 @@ def _to_world(path: Path, frame: object, rows: Sequence[tuple[str, object]]) -> 
             )
         if label in points:
             raise LandmarkError(f"{path}: the label {label!r} comes twice; keep one")
-        points[label] = point * flips[str(frame)]
+        points[label] = point * flips[frame]
     return points
 
 
