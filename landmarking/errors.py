@@ -32,3 +32,7 @@ class ConfigError(LandmarkingError):
 
 class CacheError(LandmarkingError):
     """A cache entry or prepared cohort is missing, damaged or of another version."""
+
+
+class PredictionsError(LandmarkingError):
+    """A predictions file breaks the schema, or runs do not belong in one table."""
