@@ -1,0 +1,320 @@
+"""A cohort is a BIDS tree: participants, T1 scans, and landmarks as a derivative.
+
+    participants.tsv                     participant_id, group, and where known age, sex, exclude
+    sub-*/[ses-*/]anat/*_T1w.nii[.gz]    the scans
+    derivatives/landmarks/**/*_landmarks.mrk.json (or .fcsv), named after the scan
+
+Layout: Brain Imaging Data Structure, bids-specification.readthedocs.io.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from landmarking.errors import CohortError
+from landmarking.storage import write_text
+
+_SCAN_SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
+LANDMARK_SUFFIXES = ("_landmarks.mrk.json", "_landmarks.fcsv")
+_UNKNOWN = {"", "n/a", "nan"}
+
+
+@dataclass(frozen=True)
+class ScanRecord:
+    """One T1 scan of one person.
+
+    Attributes:
+        scan_id: File name without `_T1w` and suffix, such as `sub-017_ses-01`.
+        participant_id: Person, such as `sub-017`; splits go by it.
+        session: Session label such as `ses-01`, or None.
+        group: Group from participants.tsv, such as `train`, `HS` or `DS`.
+        image: NIfTI file (or, in a cohort of slices, a PNG).
+        landmarks: Landmark file, or None where nobody has placed any.
+        age: Age in years, or None.
+        sex: As participants.tsv has it, or None.
+    """
+
+    scan_id: str
+    participant_id: str
+    session: str | None
+    group: str
+    image: Path
+    landmarks: Path | None
+    age: float | None = None
+    sex: str | None = None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Scans with their people, groups and landmarks.
+
+    Attributes:
+        name: Short name, used in the names of output folders.
+        root: Folder that the scans lie in.
+        scans: Scans in the order of their ids.
+        simulated: Whether the tree says of itself that its images are simulated.
+    """
+
+    name: str
+    root: Path
+    scans: tuple[ScanRecord, ...]
+    simulated: bool = False
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Group names, in order of first appearance."""
+        return tuple(dict.fromkeys(scan.group for scan in self.scans))
+
+    def select(self, groups: Collection[str]) -> tuple[ScanRecord, ...]:
+        """Scans of the named groups.
+
+        Raises:
+            CohortError: If the cohort has no scan of one of the groups.
+        """
+        missing = [group for group in groups if group not in self.groups]
+        if missing:
+            raise CohortError(
+                f"cohort {self.name} has no group {', '.join(missing)}; "
+                f"its groups are {', '.join(self.groups)}"
+            )
+        return tuple(scan for scan in self.scans if scan.group in groups)
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One row of participants.tsv; `exclude` states why the person is left out, or is empty."""
+
+    participant_id: str
+    group: str
+    age: float | None = None
+    sex: str | None = None
+    exclude: str = ""
+
+
+def read_cohort(root: Path, *, name: str | None = None) -> Cohort:
+    """Read the names and groups of a BIDS tree; images and landmarks stay unread.
+
+    Args:
+        root: Folder with participants.tsv.
+        name: Name of the cohort; the folder's name by default.
+
+    Returns:
+        The cohort, scans in the order of their ids.
+
+    Raises:
+        CohortError: If the tree breaks the contract; carries every problem found.
+    """
+    problems: list[str] = []
+    people = _read_participants(root / "participants.tsv", problems)
+    placed = _landmark_files(root, problems)
+    scans = _scans(root, people, placed, problems)
+    _compare(people, placed, scans, problems)
+    if not scans and not problems:
+        problems.append("there is no scan: sub-*/[ses-*/]anat/*_T1w.nii.gz matches nothing")
+    simulated = _simulated(root / "dataset_description.json", problems)
+    if problems:
+        raise CohortError(f"{root} is not a cohort that can be read:", tuple(problems))
+    kept = tuple(scan for scan in scans if not people[scan.participant_id].exclude)
+    return Cohort(name or root.resolve().name, root, kept, simulated)
+
+
+def read_table(path: Path, required: Iterable[str], problems: list[str]) -> list[dict[str, str]]:
+    """Read a tab-separated table with a header.
+
+    Args:
+        path: File to read.
+        required: Columns that it has to have.
+        problems: Where problems are added; the result is empty where the table cannot be used.
+
+    Returns:
+        Rows by column name, cells stripped of blanks.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path.name}: cannot be read ({error})")
+        return []
+    rows = list(csv.reader(text.splitlines(), delimiter="\t"))
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    missing = [column for column in required if column not in header]
+    if missing:
+        problems.append(
+            f"{path.name}: has no column {', '.join(missing)}; found {', '.join(header) or 'none'} "
+            "(columns are separated by tabs)"
+        )
+        return []
+    table = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            if any(cell.strip() for cell in row):
+                problems.append(
+                    f"{path.name} line {number}: {len(header)} cells expected, found {len(row)}"
+                )
+            continue
+        table.append({key: cell.strip() for key, cell in zip(header, row, strict=True)})
+    return table
+
+
+def _read_participants(path: Path, problems: list[str]) -> dict[str, Participant]:
+    people: dict[str, Participant] = {}
+    for row in read_table(path, ("participant_id", "group"), problems):
+        person = row["participant_id"]
+        if person in people:
+            problems.append(f"{path.name}: {person} comes twice; keep one row a person")
+        if not person.startswith("sub-") or row["group"] in _UNKNOWN:
+            problems.append(
+                f"{path.name}: {person or 'a row without id'} needs an id that starts with sub- "
+                f"and a group, found group {row['group']!r}"
+            )
+        sex = row.get("sex", "")
+        exclude = row.get("exclude", "")
+        people[person] = Participant(
+            person,
+            row["group"],
+            _age(person, row.get("age", ""), problems),
+            None if sex.casefold() in _UNKNOWN else sex,
+            "" if exclude.casefold() in {*_UNKNOWN, "0", "false", "no"} else exclude,
+        )
+    return people
+
+
+def _age(person: str, text: str, problems: list[str]) -> float | None:
+    if text.casefold() in _UNKNOWN:
+        return None
+    try:
+        age = float(text.removesuffix("+"))
+    except ValueError:
+        age = math.nan
+    if not 0.0 <= age < 130.0:
+        problems.append(f"participants.tsv: {person} has age {text!r}; years or n/a")
+        return None
+    return age
+
+
+def _landmark_files(root: Path, problems: list[str]) -> dict[str, Path]:
+    placed: dict[str, Path] = {}
+    for suffix in LANDMARK_SUFFIXES:
+        for path in sorted((root / "derivatives" / "landmarks").rglob(f"*{suffix}")):
+            stem = path.name.removesuffix(suffix)
+            if stem in placed:
+                problems.append(
+                    f"{stem}: has two landmark files, {placed[stem].relative_to(root)} and "
+                    f"{path.relative_to(root)}; keep one"
+                )
+            placed.setdefault(stem, path)
+    return placed
+
+
+def _scans(
+    root: Path,
+    people: Mapping[str, Participant],
+    placed: Mapping[str, Path],
+    problems: list[str],
+) -> list[ScanRecord]:
+    scans: dict[str, ScanRecord] = {}
+    found = [*root.glob("sub-*/anat/*"), *root.glob("sub-*/ses-*/anat/*")]
+    for path in sorted(found):
+        suffix = next((end for end in _SCAN_SUFFIXES if path.name.endswith(end)), None)
+        if suffix is None:
+            continue
+        scan_id = path.name.removesuffix(suffix)
+        parts = path.relative_to(root).parts
+        session = parts[1] if len(parts) == 4 else None
+        expected = "_".join(part for part in (parts[0], session) if part)
+        if scan_id != expected and not scan_id.startswith(f"{expected}_"):
+            problems.append(f"{path.relative_to(root)}: the file name must begin with {expected}")
+        elif scan_id in scans:
+            problems.append(f"{scan_id}: is there as .nii and as .nii.gz; keep one")
+        elif parts[0] in people:
+            person = people[parts[0]]
+            scans[scan_id] = ScanRecord(
+                scan_id,
+                person.participant_id,
+                session,
+                person.group,
+                path,
+                placed.get(scan_id),
+                person.age,
+                person.sex,
+            )
+        elif people:
+            problems.append(f"{path.relative_to(root)}: {parts[0]} is not in participants.tsv")
+    return [scans[key] for key in sorted(scans)]
+
+
+def _compare(
+    people: Mapping[str, Participant],
+    placed: Mapping[str, Path],
+    scans: Sequence[ScanRecord],
+    problems: list[str],
+) -> None:
+    scanned = {scan.participant_id for scan in scans}
+    problems.extend(
+        f"participants.tsv: {person} has no scan sub-*/[ses-*/]anat/*_T1w.nii.gz; "
+        "add it, or state a reason in a column named exclude"
+        for person, row in people.items()
+        if person not in scanned and not row.exclude
+    )
+    known = {scan.scan_id for scan in scans}
+    problems.extend(
+        f"{path.name}: belongs to no scan; landmark files are named after their scan"
+        for stem, path in placed.items()
+        if stem not in known and people
+    )
+
+
+def _simulated(path: Path, problems: list[str]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")).get("Simulated", False))
+    except (OSError, ValueError, AttributeError) as error:
+        problems.append(f"{path.name}: is not a JSON object ({error})")
+        return False
+
+
+def write_description(root: Path, name: str, *, simulated: bool = False) -> None:
+    """Write dataset_description.json; every BIDS tree has one.
+
+    Args:
+        root: The tree.
+        name: Title of the data set.
+        simulated: Whether its images are simulated.
+    """
+    description = {
+        "Name": name,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "raw",
+        "Simulated": simulated,
+    }
+    write_text(root / "dataset_description.json", json.dumps(description, indent=1) + "\n")
+
+
+def write_participants(root: Path, people: Iterable[Participant]) -> None:
+    """Write participants.tsv, one row a person, in the order given."""
+    lines = ["participant_id\tgroup\tage\tsex\texclude"]
+    for person in people:
+        age = "n/a" if person.age is None else f"{person.age:g}"
+        cells = (person.participant_id, person.group, age, person.sex or "n/a", person.exclude)
+        lines.append("\t".join(cell or "n/a" for cell in cells))
+    write_text(root / "participants.tsv", "\n".join(lines) + "\n")
+
+
+def scan_path(root: Path, participant_id: str, session: str | None = None) -> Path:
+    """Where a person's T1 scan lies in a tree."""
+    folder = root / participant_id / (session or "")
+    stem = "_".join(part for part in (participant_id, session) if part)
+    return folder / "anat" / f"{stem}_T1w.nii.gz"
+
+
+def landmark_path(root: Path, participant_id: str, session: str | None = None) -> Path:
+    """Where the landmarks of a person's T1 scan lie in a tree."""
+    image = scan_path(root, participant_id, session)
+    stem = image.name.removesuffix(_SCAN_SUFFIXES[0])
+    folder = root / "derivatives" / "landmarks" / image.parent.relative_to(root)
+    return folder / f"{stem}{LANDMARK_SUFFIXES[0]}"
