@@ -1,0 +1,214 @@
+"""Rigid or affine registration of a head to the common space.
+
+The template has a brain and no head, a scan may have a head, a neck, or only a brain. What both
+share is the brain and the dark shell of fluid and bone around it, so the criterion is the
+normalised correlation within the template's brain and a margin about it, wherever the scan has
+voxels there.
+
+Every translation is tried at once: for a grid of rotations the correlation is found for all shifts
+by FFT at 8 mm (masked normalised correlation: Padfield 2012). The best few are refined by
+Gauss-Newton steps at 8 and then 4 mm, with the derivative taken on the template (inverse
+compositional alignment: Baker and Matthews 2004). Nothing is random.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+from scipy.spatial.transform import Rotation
+
+from landmarking.errors import ConfigError
+from landmarking.geometry import Array, apply_affine, rigid_matrix
+from landmarking.imaging.pyramid import Level, Volume, scan_volume, template_level
+from landmarking.imaging.scan import Scan
+
+_LOGGER = logging.getLogger(__name__)
+
+
+QUALITY_THRESHOLD = 0.5
+"""Below this a registration is tried again from more starts, and marked if it stays there."""
+
+CENTRE_MM = np.array([0.0, -11.3, -3.5])
+"""Middle between AC and PC in common space; where the rigid part of an affine fit is exact."""
+
+_FEW = tuple(itertools.product((-20.0, 0.0, 20.0), (0.0,), (0.0,)))
+_MANY = tuple(itertools.product((-24.0, -8.0, 8.0, 24.0), (-15.0, 0.0, 15.0), (-15.0, 0.0, 15.0)))
+_GRID_MM = 8.0
+_KEEP = 3
+_MIN_OVERLAP = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Where a scan's world lies in the common space.
+
+    Attributes:
+        world_to_common: Matrix, shape (4, 4), scan world RAS mm to common space RAS mm.
+        quality: Normalised correlation about the brain at 4 mm, -1 to 1; NaN for method `none`.
+        ok: Whether the quality reached its threshold.
+        method: `rigid`, `affine` or `none`.
+        starts: Number of starting rotations that were tried.
+    """
+
+    world_to_common: Array
+    quality: float
+    ok: bool
+    method: str
+    starts: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    common_to_world: Array
+    quality: float
+
+
+def register(
+    scan: Scan, method: str = "rigid", *, threshold: float = QUALITY_THRESHOLD
+) -> Registration:
+    """Register a scan to the common space.
+
+    Args:
+        scan: Head or brain in any orientation and pose; its affine states left and right.
+        method: `rigid` (six degrees of freedom, mm kept), `affine` (twelve), or `none` (the scan's
+            world is taken for the common space).
+        threshold: Quality that ends the search; below it more starts are tried.
+
+    Returns:
+        The registration; `ok` is False where the best quality stays below the threshold.
+
+    Raises:
+        ConfigError: If the method is unknown.
+    """
+    if method not in ("rigid", "affine", "none"):
+        raise ConfigError(f"registration is rigid, affine or none, found {method!r}")
+    if method == "none":
+        return Registration(np.eye(4), float("nan"), True, method)
+    volume = scan_volume(scan)
+    best = _search(volume, _FEW)
+    starts = len(_FEW)
+    if best.quality < threshold:
+        best = max(best, _search(volume, _MANY), key=lambda fit: fit.quality)
+        starts += len(_MANY)
+    if best.quality < threshold:
+        _LOGGER.warning(
+            "%s: registration quality %.2f is below %.2f after %d starts; look at its slice",
+            scan.name, best.quality, threshold, starts,
+        )  # fmt: skip
+    matrix = best.common_to_world if method == "affine" else nearest_rigid(best.common_to_world)
+    return Registration(
+        np.linalg.inv(matrix), best.quality, bool(best.quality >= threshold), method, starts
+    )
+
+
+def nearest_rigid(common_to_world: Array, centre_mm: Array = CENTRE_MM) -> Array:
+    """The rotation of an affine map and its image of one point, as a rigid map.
+
+    Args:
+        common_to_world: Matrix, shape (4, 4), with positive determinant.
+        centre_mm: The point that keeps its image, shape (3,).
+
+    Returns:
+        Rigid matrix, shape (4, 4).
+    """
+    left, _, right = np.linalg.svd(common_to_world[:3, :3])
+    matrix = np.eye(4)
+    matrix[:3, :3] = left @ right
+    matrix[:3, 3] = apply_affine(common_to_world, centre_mm) - matrix[:3, :3] @ centre_mm
+    return matrix
+
+
+def _search(volume: Volume, rotations: tuple[tuple[float, float, float], ...]) -> _Fit:
+    starts = _starts(volume, rotations)[:_KEEP]
+    coarse = [_refine(volume, template_level(8.0), start, 6, 12) for start in starts]
+    best = max(coarse, key=lambda fit: fit.quality)
+    rigid = _refine(volume, template_level(4.0), best.common_to_world, 6, 10)
+    return _refine(volume, template_level(4.0), rigid.common_to_world, 12, 10)
+
+
+def _starts(volume: Volume, rotations: tuple[tuple[float, float, float], ...]) -> list[Array]:
+    """Common-to-world matrices at the best shift for each rotation, best first."""
+    head, inside, origin = volume.on_world_grid(_GRID_MM)
+    level = template_level(_GRID_MM)
+    # Room for the template to stick out of the field of view on every side.
+    box = level.box_shape
+    shape = [fft.next_fast_len(n + b, real=True) for n, b in zip(head.shape, box, strict=True)]
+    spectra = [fft.rfftn(part, shape) for part in (head * inside, head**2 * inside, inside)]
+    found = []
+    for pitch, roll, yaw in rotations:
+        rotation = rigid_matrix(pitch, roll, yaw, centre_mm=level.centre_mm)
+        score, shift = _best_shift(spectra, shape, *level.rotated(rotation))
+        matrix = rotation.copy()
+        matrix[:3, 3] += origin + shift * _GRID_MM - level.box_origin_mm
+        found.append((score, matrix))
+    found.sort(key=lambda pair: -pair[0])
+    return [matrix for _, matrix in found]
+
+
+def _best_shift(
+    spectra: list[Array], shape: list[int], values: Array, mask: Array
+) -> tuple[float, Array]:
+    """Best masked correlation over all whole shifts of a template box, and that shift."""
+
+    def correlate(spectrum: Array, part: Array) -> Array:
+        return np.asarray(fft.irfftn(spectrum * np.conj(fft.rfftn(part, shape)), shape))
+
+    head, head_squared, inside = spectra
+    count = np.maximum(correlate(inside, mask), 1.0)
+    sum_head = correlate(head, mask)
+    sum_template = correlate(inside, values * mask)
+    variance_head = correlate(head_squared, mask) - sum_head**2 / count
+    variance_template = correlate(inside, values**2 * mask) - sum_template**2 / count
+    covariance = correlate(head, values * mask) - sum_head * sum_template / count
+    scale = np.sqrt(np.maximum(variance_head, 1e-6) * np.maximum(variance_template, 1e-6))
+    overlap = count / mask.sum()
+    score = np.where(overlap > _MIN_OVERLAP, covariance / scale * np.sqrt(overlap), -1.0)
+    peak = np.array(np.unravel_index(int(np.argmax(score)), score.shape))
+    # FFT shifts wrap round: those past half of the padded size are negative.
+    shift = np.where(peak > np.array(shape) / 2, peak - np.array(shape), peak)
+    return float(score.max()), shift
+
+
+def _refine(volume: Volume, level: Level, start: Array, freedom: int, steps: int) -> _Fit:
+    """Gauss-Newton steps on the normalised correlation; the best of all iterates is returned."""
+    steepest = level.steepest_descent[:, :freedom]
+    matrix, best = start, _Fit(start, -1.0)
+    for _ in range(steps + 1):
+        values, inside = volume.sample(apply_affine(matrix, level.points_mm), level.spacing_mm)
+        if np.count_nonzero(inside) < _MIN_OVERLAP * len(inside):
+            break
+        head = values[inside] - values[inside].mean()
+        template = level.values[inside] - level.values[inside].mean()
+        covariance, power = float(head @ template), float(head @ head)
+        if covariance <= 0.0 or power <= 0.0:
+            break
+        correlation = covariance / np.sqrt(power * float(template @ template))
+        score = correlation * np.sqrt(np.mean(inside))
+        if score > best.quality:
+            best = _Fit(matrix, float(score))
+        # With the scan scaled to the template by least squares, the residual's derivative is that
+        # of the template; the step is found there and undone on the scan's side.
+        residual = template - covariance / power * head
+        slopes = steepest[inside] - steepest[inside].mean(axis=0)
+        step = np.linalg.lstsq(slopes.T @ slopes, slopes.T @ residual, rcond=None)[0]
+        matrix = matrix @ _motion(step, level.centre_mm)
+        if np.abs(step[:3]).max() < 0.01 and np.abs(step[3:]).max() * 80.0 < 0.01:
+            break
+    return best
+
+
+def _motion(step: Array, centre_mm: NDArray[np.float64]) -> Array:
+    """Matrix of a small motion: shift (3), rotation vector (3) and, for twelve, stretches (6)."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(step[3:6]).as_matrix()
+    if len(step) == 12:
+        xx, yy, zz, yz, xz, xy = step[6:]
+        stretch = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        matrix[:3, :3] = matrix[:3, :3] @ (np.eye(3) + stretch)
+    matrix[:3, 3] = step[:3] + centre_mm - matrix[:3, :3] @ centre_mm
+    return matrix
