@@ -1,11 +1,21 @@
-"""Files that exist whole or not at all."""
+"""Files that exist whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import logging
 import os
+import secrets
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_TEMPORARY = ".tmp"
 
 
 @contextmanager
@@ -25,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: If the folder cannot be written or the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = _temporary_neighbour(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -33,6 +43,110 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder to fill, and rename it to `path` on success.
+
+    A folder that stands at `path` already is replaced. On an error nothing is left behind and
+    `path` is untouched.
+
+    Args:
+        path: The folder to make.
+
+    Yields:
+        Path of the temporary folder, beside `path`.
+
+    Raises:
+        OSError: If the parent cannot be written or the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = _temporary_neighbour(path), _temporary_neighbour(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary_neighbour(path: Path) -> Path:
+    # Host and process tell whose it is, once its owner is gone; the token keeps threads apart.
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    return path.with_name(f"{_TEMPORARY}-{owner}-{secrets.token_hex(4)}-{path.name}")
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove temporary files and folders whose writer, on this machine, was killed.
+
+    Args:
+        folder: Searched with all that is below it.
+
+    Returns:
+        How many were removed.
+    """
+    prefix = f"{_TEMPORARY}-{socket.gethostname()}-"
+    removed = 0
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if not name.startswith(prefix) or _is_running(name.removeprefix(prefix)):
+                continue
+            path = Path(parent, name)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
+            removed += 1
+    return removed
+
+
+def _is_running(name: str) -> bool:
+    number = name.partition("-")[0]
+    if not number.isdigit():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold a lock that other processes and threads wait for; it falls with its process.
+
+    Args:
+        path: The lock file, made where it is missing and never removed: removing one that
+            another process waits for would let two in.
+
+    Raises:
+        OSError: If the file cannot be opened for writing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("waiting for another process that holds %s", path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

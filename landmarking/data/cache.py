@@ -1,0 +1,210 @@
+"""Results of the imaging stages on disk, addressed by what decides them.
+
+A key is the SHA-256 of the stage, the version of its code, the scan's bytes (or the key of the
+stage before) and the stage's own settings; a setting that changes therefore moves only the keys
+that depend on it. An entry is a JSON file, with a NumPy file beside it where the stage makes an
+image. The JSON is written last, holds the checksums of both, and so vouches for the whole entry:
+what was cut short or altered is not found, and is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarking.errors import CacheError
+from landmarking.storage import atomic_path, file_sha256, write_text
+
+logger = logging.getLogger(__name__)
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one meaning: keys sorted, no spaces, dataclasses as mappings.
+
+    Args:
+        value: Plain JSON values, tuples, paths and dataclasses, nested at will.
+
+    Raises:
+        TypeError: If something else is inside.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def stage_key(stage: str, version: int | str, *inputs: Any) -> str:
+    """Key of one result.
+
+    Args:
+        stage: Name of the stage.
+        version: Version of the stage's code.
+        inputs: Everything else that decides the result: digests of bytes, keys of the stages
+            before, settings.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(canonical_json([stage, version, *inputs]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What a stage made.
+
+    Attributes:
+        values: Plain JSON values.
+        image: Array of any shape, or None where the stage makes none.
+    """
+
+    values: Mapping[str, Any]
+    image: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class StageCache:
+    """Entries under one folder: `<root>/<stage>/<first two digits>/<key>.json` and `.npy`.
+
+    Any number of processes may read and write it together: files appear whole, and two that make
+    the same entry write the same bytes.
+    """
+
+    root: Path
+
+    def get(self, stage: str, key: str) -> Entry | None:
+        """The entry, or None where there is none or where it is damaged (which is logged)."""
+        path = self._path(stage, key)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            logger.warning("%s cannot be read (%s); it is made again", path, error)
+            return None
+        try:
+            return _read_entry(text, path.with_suffix(".npy"))
+        except CacheError as error:
+            logger.warning("%s: %s; it is made again", path, error)
+            return None
+
+    def put(self, stage: str, key: str, entry: Entry) -> None:
+        """Store an entry, in place of an older one.
+
+        Raises:
+            CacheError: If the folder cannot be written or the disk is full.
+        """
+        path = self._path(stage, key)
+        image_sha256 = None
+        try:
+            if entry.image is not None:
+                data = _npy_bytes(entry.image)
+                image_sha256 = hashlib.sha256(data).hexdigest()
+                with atomic_path(path.with_suffix(".npy")) as temporary:
+                    temporary.write_bytes(data)
+            values = canonical_json(entry.values)
+            head = {"image_sha256": image_sha256, "values_sha256": _sha256(values)}
+            write_text(path, f"{canonical_json(head)}\n{values}\n")
+        except OSError as error:
+            raise CacheError(
+                f"{path}: the cache cannot be written ({error}); free space or choose another "
+                "outputs folder, then start again: finished scans are kept"
+            ) from error
+
+    def _path(self, stage: str, key: str) -> Path:
+        return self.root / stage / key[:2] / f"{key}.json"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _npy_bytes(image: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, image, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _read_entry(text: str, image_path: Path) -> Entry:
+    first, _, values = text.partition("\n")
+    values = values.removesuffix("\n")
+    try:
+        head = json.loads(first)
+        image_sha256, values_sha256 = head["image_sha256"], head["values_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"the entry has no readable head ({error!r})") from error
+    if _sha256(values) != values_sha256:
+        raise CacheError("the entry's values do not have its checksum")
+    if image_sha256 is None:
+        return Entry(json.loads(values))
+    try:
+        data = image_path.read_bytes()
+    except OSError as error:
+        raise CacheError(f"the entry's image cannot be read ({error})") from error
+    if hashlib.sha256(data).hexdigest() != image_sha256:
+        raise CacheError("the entry's image does not have its checksum")
+    return Entry(json.loads(values), np.load(io.BytesIO(data), allow_pickle=False))
+
+
+@dataclass
+class FileDigests:
+    """SHA-256 of files, remembered as long as size, times and inode of a file stay the same.
+
+    Attributes:
+        path: JSON file that the digests are remembered in.
+    """
+
+    path: Path
+    _known: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read what is remembered; an unreadable memory is an empty one."""
+        try:
+            self._known = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            self._known = {}
+        except (OSError, ValueError) as error:
+            logger.warning("%s cannot be read (%s); files are hashed again", self.path, error)
+            self._known = {}
+
+    def digests(self, files: Iterable[Path], workers: int = 1) -> dict[Path, str]:
+        """SHA-256 by file; files that are new or changed are read, with `workers` threads.
+
+        Raises:
+            OSError: If a file cannot be read.
+        """
+        paths = list(dict.fromkeys(files))
+        signatures = {path: _signature(path) for path in paths}
+        stale = [path for path in paths if self._remembered(path, signatures[path]) is None]
+        if stale:
+            with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+                for path, digest in zip(stale, pool.map(file_sha256, stale), strict=True):
+                    self._known[str(path)] = [*signatures[path], digest]
+            write_text(self.path, json.dumps(self._known))
+        return {path: str(self._known[str(path)][-1]) for path in paths}
+
+    def _remembered(self, path: Path, signature: list[int]) -> str | None:
+        row = self._known.get(str(path))
+        return str(row[-1]) if row is not None and row[:-1] == signature else None
+
+
+def _signature(path: Path) -> list[int]:
+    # The change time moves with every write, even where a tool sets the modification time back.
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -1,0 +1,289 @@
+"""A cohort as arrays: slices, landmarks, geometry and people, in one folder or one file.
+
+The folder holds `images.npy` (mapped into memory, so that 2,000 slices open at once) and
+`index.json` (records, geometry, points, settings and checksums). It is written beside its final
+name and renamed, so it exists whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarking.data.cache import canonical_json, stage_key
+from landmarking.errors import CacheError, CohortError
+from landmarking.geometry import Array, SliceGeometry
+from landmarking.landmarks import Landmark, LandmarkSet
+from landmarking.storage import atomic_folder, file_sha256
+
+FORMAT = 1
+"""Version of the folder's layout; readers refuse others."""
+
+INDEX = "index.json"
+IMAGES = "images.npy"
+
+
+@dataclass(frozen=True)
+class SliceRecord:
+    """Whose slice it is.
+
+    Attributes:
+        scan_id: Name of the scan, unique in its cohort.
+        participant_id: Person; all scans of one person stay on one side of a split.
+        session: Session label, or None.
+        group: Group of the person, such as `train`, `HS` or `DS`.
+        age: Age in years, or None.
+        sex: As participants.tsv has it, or None.
+    """
+
+    scan_id: str
+    participant_id: str
+    session: str | None
+    group: str
+    age: float | None = None
+    sex: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCohort:
+    """Slices of a cohort with everything that training and evaluation ask about them.
+
+    Attributes:
+        folder: Where it lies.
+        name: Name of the cohort.
+        simulated: Whether the heads are simulated; tables say so.
+        digest: SHA-256 of all that decides the content: scan and landmark bytes, people,
+            landmark set, settings, versions of the stages.
+        landmarks: The landmark set; the order of axis L.
+        images: Histogram-matched slices, not normalised, float32, shape (N, H, W).
+        points_px: Landmarks (x, y) on the slices, shape (N, L, 2); NaN where missing.
+        points_mm: Landmarks in the scan's own world RAS mm, shape (N, L, 3); NaN where missing.
+        pixel_to_world: One matrix a slice, shape (N, 4, 4); see `SliceGeometry`.
+        records: Whose slices they are, N of them.
+        settings: What the slices were made with, as plain values.
+    """
+
+    folder: Path
+    name: str
+    simulated: bool
+    digest: str
+    landmarks: LandmarkSet
+    images: NDArray[np.float32]
+    points_px: Array
+    points_mm: Array
+    pixel_to_world: Array
+    records: tuple[SliceRecord, ...]
+    settings: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups in the order of their first slice."""
+        return tuple(dict.fromkeys(record.group for record in self.records))
+
+    def geometry(self, index: int) -> SliceGeometry:
+        """Where slice `index` lies in the world of its scan."""
+        rows, columns = self.images.shape[1:]
+        return SliceGeometry(self.pixel_to_world[index], (rows, columns))
+
+    def indices(self, groups: Iterable[str]) -> NDArray[np.int64]:
+        """Positions of the slices of some groups, in order, shape (n,).
+
+        Raises:
+            CohortError: If a group has no slice here.
+        """
+        wanted = tuple(groups)
+        unknown = [group for group in wanted if group not in self.groups]
+        if unknown:
+            raise CohortError(
+                f"cohort {self.name}: no slices of group {', '.join(unknown)}; "
+                f"it has {', '.join(self.groups)}"
+            )
+        chosen = [index for index, record in enumerate(self.records) if record.group in wanted]
+        return np.array(chosen, dtype=np.int64)
+
+
+def save_prepared(
+    folder: Path,
+    *,
+    name: str,
+    simulated: bool,
+    digest: str,
+    landmarks: LandmarkSet,
+    images: NDArray[np.float32] | Sequence[NDArray[np.float32]],
+    points_mm: Array,
+    pixel_to_world: Array,
+    records: Sequence[SliceRecord],
+    settings: Mapping[str, Any],
+    dtype: Literal["float32", "uint8"] = "float32",
+    add_files: Callable[[Path], None] | None = None,
+) -> PreparedCohort:
+    """Write a prepared cohort as a whole and open it.
+
+    Args:
+        folder: Folder to make or replace.
+        name: Name of the cohort.
+        simulated: Whether its heads are simulated.
+        digest: What `PreparedCohort.digest` says.
+        landmarks: The landmark set.
+        images: Slices of one shape (H, W).
+        points_mm: World RAS mm, shape (N, L, 3), NaN where missing.
+        pixel_to_world: Shape (N, 4, 4).
+        records: N records.
+        settings: Plain values.
+        dtype: `uint8` stores every slice on its own 8-bit scale, a quarter of the size.
+        add_files: Called with the unfinished folder, to write further files such as qc.csv there.
+
+    Raises:
+        CohortError: If there are no slices, or the numbers of slices, points and records differ.
+        OSError: If the folder cannot be written.
+    """
+    counts = {len(images), len(points_mm), len(pixel_to_world), len(records)}
+    if counts == {0} or len(counts) != 1:
+        raise CohortError(
+            f"cohort {name}: as many slices as points, matrices and records are needed, at least "
+            f"one; got {len(images)}, {len(points_mm)}, {len(pixel_to_world)}, {len(records)}"
+        )
+    stack = np.stack([np.asarray(image, dtype=np.float32) for image in images])
+    stored, scales = _to_bytes(stack) if dtype == "uint8" else (stack, None)
+    rows = [
+        {
+            **asdict(record),
+            "pixel_to_world": pixel_to_world[index].tolist(),
+            "points_mm": _nan_to_none(points_mm[index]),
+            "scale": None if scales is None else scales[index].tolist(),
+        }
+        for index, record in enumerate(records)
+    ]
+    body = {
+        "format": FORMAT,
+        "name": name,
+        "simulated": simulated,
+        "digest": digest,
+        "dtype": dtype,
+        "landmark_set": {
+            "name": landmarks.name,
+            "landmarks": [asdict(landmark) for landmark in landmarks.landmarks],
+        },
+        "settings": json.loads(canonical_json(settings)),
+        "slices": rows,
+    }
+    with atomic_folder(folder) as temporary:
+        np.save(temporary / IMAGES, stored, allow_pickle=False)
+        body["images_sha256"] = file_sha256(temporary / IMAGES)
+        body["index_sha256"] = stage_key("index", FORMAT, body)
+        (temporary / INDEX).write_text(json.dumps(body, indent=0) + "\n", encoding="utf-8")
+        if add_files is not None:
+            add_files(temporary)
+    return load_prepared(folder)
+
+
+def load_prepared(folder: Path, *, verify: bool = True) -> PreparedCohort:
+    """Open a prepared cohort; float32 slices are mapped into memory, not read.
+
+    Args:
+        folder: Folder that `save_prepared` made.
+        verify: Compare the bytes of the slices with their checksum (0.1 s for 2,000 slices).
+
+    Raises:
+        CacheError: If it is missing, damaged, or of another version.
+    """
+    body = _read_index(folder)
+    try:
+        if verify and file_sha256(folder / IMAGES) != body["images_sha256"]:
+            raise CacheError(f"{folder / IMAGES}: the slices do not have their checksum; {_AGAIN}")
+        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{folder / IMAGES}: cannot be read ({error}); {_AGAIN}") from error
+    rows = body["slices"]
+    if body["dtype"] == "uint8":
+        images = _from_bytes(images, np.array([row["scale"] for row in rows], dtype=np.float32))
+    pixel_to_world = np.array([row["pixel_to_world"] for row in rows], dtype=np.float64)
+    points_mm = np.array([row["points_mm"] for row in rows], dtype=np.float64)
+    return PreparedCohort(
+        folder=folder,
+        name=body["name"],
+        simulated=body["simulated"],
+        digest=body["digest"],
+        landmarks=_landmark_set(body["landmark_set"]),
+        images=images,
+        points_px=_to_pixels(pixel_to_world, points_mm),
+        points_mm=points_mm,
+        pixel_to_world=pixel_to_world,
+        records=tuple(
+            SliceRecord(**{key: row[key] for key in SliceRecord.__dataclass_fields__})
+            for row in rows
+        ),
+        settings=body["settings"],
+    )
+
+
+_AGAIN = "remove the folder and run experiments/prepare.py again"
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CacheError(
+            f"{folder}: not a prepared cohort (no {INDEX}); make one with experiments/prepare.py"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        found = body.get("format") if isinstance(body, dict) else type(body).__name__
+        raise CacheError(f"{path}: its format is {found!r}, this version reads {FORMAT}; {_AGAIN}")
+    checksum = body.pop("index_sha256", None)
+    if checksum != stage_key("index", FORMAT, body):
+        raise CacheError(f"{path}: the index does not have its checksum; {_AGAIN}")
+    return body
+
+
+def _landmark_set(data: Mapping[str, Any]) -> LandmarkSet:
+    return LandmarkSet(
+        data["name"],
+        tuple(
+            Landmark(
+                **{
+                    **row,
+                    "aliases": tuple(row["aliases"]),
+                    "template_mm": tuple(row["template_mm"]),
+                }
+            )
+            for row in data["landmarks"]
+        ),
+    )
+
+
+def _to_pixels(pixel_to_world: Array, points_mm: Array) -> Array:
+    # One inverse and one product a slice, written as a whole: (N, 4, 4) with (N, L, 3).
+    inverse = np.linalg.inv(pixel_to_world)
+    mapped = np.einsum("nij,nlj->nli", inverse[:, :2, :3], points_mm)
+    return np.asarray(mapped + inverse[:, None, :2, 3])
+
+
+def _nan_to_none(points: Array) -> list[list[float | None]]:
+    return [[None if math.isnan(value) else value for value in row] for row in points.tolist()]
+
+
+def _to_bytes(images: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    low = images.min(axis=(1, 2))
+    step = (images.max(axis=(1, 2)) - low) / np.float32(255)
+    scale = np.stack([low, step], axis=1).astype(np.float32)
+    divisor = np.where(step > 0, step, np.float32(1))
+    levels = np.rint((images - low[:, None, None]) / divisor[:, None, None])
+    return np.clip(levels, 0, 255).astype(np.uint8), scale
+
+
+def _from_bytes(images: NDArray[np.uint8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(images * scale[:, 1, None, None] + scale[:, 0, None, None], dtype=np.float32)

@@ -1,0 +1,363 @@
+"""From scans to a prepared cohort: on all cores, nothing twice, no scan lost in silence."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from landmarking.cohort.bids import Cohort, ScanRecord
+from landmarking.cohort.sources import CohortConfig, open_cohort
+from landmarking.data.cache import FileDigests, StageCache, stage_key
+from landmarking.data.jobs import Job, PreparedScan, prepare_scan
+from landmarking.data.prepared import (
+    INDEX,
+    PreparedCohort,
+    SliceRecord,
+    load_prepared,
+    save_prepared,
+)
+from landmarking.data.stages import VERSIONS, key_settings
+from landmarking.errors import CacheError, CohortError
+from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.landmarks import LandmarkSet, landmark_set
+from landmarking.processes import available_cores, map_processes
+from landmarking.storage import file_lock, remove_leftovers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LandmarksConfig:
+    """Which landmarks a cohort is prepared with.
+
+    Attributes:
+        set: Name of a landmark set: `msp8`, `msp10` or `afids32`.
+        only: Names to keep, in this order; None keeps all.
+    """
+
+    set: str = "msp8"
+    only: list[str] | None = None
+
+    def build(self) -> LandmarkSet:
+        """The landmark set.
+
+        Raises:
+            LandmarkError: If the set or a name is unknown.
+        """
+        landmarks = landmark_set(self.set)
+        return landmarks if self.only is None else landmarks.subset(self.only)
+
+
+@dataclass
+class PrepareConfig:
+    """What `experiments/prepare.py` takes.
+
+    Attributes:
+        outputs: Folder of `cache/` and `prepared/`.
+        cohort: Where the scans come from.
+        preprocess: Settings of the imaging stages.
+        landmarks: Which landmarks.
+        workers: Processes; None takes all cores.
+        check_only: Whether to read and check everything and compute nothing.
+        progress: Whether to draw a progress bar.
+    """
+
+    outputs: str
+    cohort: CohortConfig
+    preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
+    landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
+    workers: int | None = None
+    check_only: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """A prepared cohort and what its making took.
+
+    Attributes:
+        prepared: The cohort.
+        seconds: Time spent in each stage, summed over processes.
+        computed: Scans that each stage was computed for; the rest came from the cache.
+        wall_seconds: Time from start to end.
+        reused: Whether the finished cohort was there already.
+    """
+
+    prepared: PreparedCohort
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    computed: Mapping[str, int] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    reused: bool = False
+
+
+def prepare_cohort(
+    cohort: Cohort,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    outputs: Path,
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+) -> PreparedCohort:
+    """Prepared cohort of all scans; arguments and errors as in `prepare`."""
+    return prepare(
+        cohort, landmarks, settings, outputs, workers=workers, progress=progress
+    ).prepared
+
+
+def ensure_prepared(
+    config: CohortConfig,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    outputs: Path,
+    workers: int | None = None,
+    *,
+    progress: bool = False,
+) -> PreparedCohort:
+    """The prepared cohort of a configuration: loaded where it exists, else made.
+
+    Processes that start together wait for the one that makes it.
+
+    Args:
+        config: Where the scans come from.
+        landmarks: Landmark set.
+        settings: Settings of the imaging stages.
+        outputs: Folder of `cache/` and `prepared/`.
+        workers: Processes; None takes all cores.
+        progress: Whether to draw a progress bar.
+
+    Raises:
+        CohortError: If the cohort or any of its scans cannot be used; all problems at once.
+        CacheError: If `outputs` cannot be written.
+    """
+    cohort = _open(config, outputs, workers or available_cores())
+    return prepare_cohort(cohort, landmarks, settings, outputs, workers=workers, progress=progress)
+
+
+def _open(config: CohortConfig, outputs: Path, workers: int) -> Cohort:
+    name = stage_key("cohort", 1, config)[:12]
+    with file_lock(outputs / "cache" / "locks" / f"open-{name}.lock"):
+        return open_cohort(config, workers=workers)
+
+
+def run_preparation(config: PrepareConfig) -> str:
+    """Prepare the configured cohort, for the command line.
+
+    Args:
+        config: The whole configuration of `experiments/prepare.py`.
+
+    Returns:
+        A summary for people: counts by group, time by stage, and where everything lies.
+
+    Raises:
+        LandmarkingError: As `ensure_prepared`.
+    """
+    outputs, landmarks = Path(config.outputs), config.landmarks.build()
+    cohort = _open(config.cohort, outputs, config.workers or available_cores())
+    preparation = prepare(
+        cohort,
+        landmarks,
+        config.preprocess,
+        outputs,
+        workers=config.workers,
+        progress=config.progress,
+    )
+    return summary_text(preparation)
+
+
+def summary_text(preparation: Preparation) -> str:
+    """Counts by group, time by stage and paths, a few lines for people."""
+    prepared = preparation.prepared
+    counts = ", ".join(f"{group} {len(prepared.indices([group]))}" for group in prepared.groups)
+    lines = [
+        f"cohort {prepared.name}: {len(prepared)} slices ({counts}), "
+        f"{len(prepared.landmarks)} landmarks of {prepared.landmarks.name}"
+        + (", simulated" if prepared.simulated else "")
+    ]
+    if preparation.reused:
+        lines.append(f"was prepared already; opened in {preparation.wall_seconds:.1f} s")
+    else:
+        lines.append(f"took {preparation.wall_seconds:.1f} s; by stage, summed over processes:")
+    lines += [
+        f"  {stage:<12} {seconds:8.1f} s for {preparation.computed[stage]} scans"
+        for stage, seconds in preparation.seconds.items()
+    ]
+    lines.append(f"slices: {prepared.folder}")
+    return "\n".join(lines)
+
+
+def prepare(
+    cohort: Cohort,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    outputs: Path,
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Preparation:
+    """Cut, check and store the slices of a cohort.
+
+    Args:
+        cohort: Scans with people and landmark files.
+        landmarks: Landmark set.
+        settings: Settings of the imaging stages.
+        outputs: Folder of `cache/` (results of stages) and `prepared/` (finished cohorts).
+        workers: Processes; None takes all cores.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        The prepared cohort in `outputs/prepared/<name>-<digest>/`, with the times.
+
+    Raises:
+        CohortError: If any scan cannot be used; lists all of them. Good ones stay cached.
+        CacheError: If `outputs` cannot be written.
+    """
+    start = time.perf_counter()
+    count = workers or available_cores()
+    digests = _input_digests(cohort, outputs, count)
+    digest = _cohort_digest(cohort, landmarks, settings, digests)
+    folder = outputs / "prepared" / f"{cohort.name}-{digest[:12]}"
+    with file_lock(outputs / "cache" / "locks" / f"prepare-{digest[:12]}.lock"):
+        finished = _load_finished(folder, digest)
+        if finished is not None:
+            return Preparation(finished, wall_seconds=time.perf_counter() - start, reused=True)
+        remove_leftovers(outputs / "prepared")
+        cache = StageCache(outputs / "cache")
+        jobs = [
+            Job(record, digests[record.image], settings, landmarks, cache)
+            for record in cohort.scans
+        ]
+        scans = _in_order(jobs, _run(jobs, count, progress))
+        _refuse_problems(cohort, scans)
+        prepared = _save(folder, cohort, landmarks, settings, digest, scans)
+    seconds, computed = _times(scans)
+    return Preparation(prepared, seconds, computed, time.perf_counter() - start)
+
+
+def _input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str]:
+    files = [record.image for record in cohort.scans]
+    files += [record.landmarks for record in cohort.scans if record.landmarks is not None]
+    try:
+        return FileDigests(outputs / "cache" / "files.json").digests(files, workers)
+    except OSError as error:
+        raise CohortError(f"cohort {cohort.name}: a file cannot be read: {error}") from error
+
+
+def _cohort_digest(
+    cohort: Cohort,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    digests: Mapping[Path, str],
+) -> str:
+    scans = [
+        (
+            _slice_record(record),
+            digests[record.image],
+            None if record.landmarks is None else digests[record.landmarks],
+        )
+        for record in cohort.scans
+    ]
+    decided_by = (cohort.name, cohort.simulated, landmarks, key_settings(settings), VERSIONS)
+    return stage_key("cohort", 1, *decided_by, scans)
+
+
+def _slice_record(record: ScanRecord) -> SliceRecord:
+    return SliceRecord(
+        scan_id=record.scan_id,
+        participant_id=record.participant_id,
+        session=record.session,
+        group=record.group,
+        age=record.age,
+        sex=record.sex,
+    )
+
+
+def _load_finished(folder: Path, digest: str) -> PreparedCohort | None:
+    if not (folder / INDEX).exists():
+        return None
+    try:
+        prepared = load_prepared(folder)
+    except CacheError as error:
+        logger.warning("%s; it is made again", error)
+        return None
+    return prepared if prepared.digest == digest else None
+
+
+def _run(jobs: Sequence[Job], workers: int, progress: bool) -> Iterator[PreparedScan]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("prepare"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("prepare", total=len(jobs))
+        for scan in map_processes(prepare_scan, jobs, workers):
+            bar.advance(task)
+            yield scan
+
+
+def _in_order(jobs: Sequence[Job], scans: Iterator[PreparedScan]) -> list[PreparedScan]:
+    by_id = {scan.record.scan_id: scan for scan in scans}
+    return [by_id[job.record.scan_id] for job in jobs]
+
+
+def _refuse_problems(cohort: Cohort, scans: Sequence[PreparedScan]) -> None:
+    problems = tuple(scan.problem for scan in scans if scan.problem is not None)
+    if problems:
+        raise CohortError(
+            f"cohort {cohort.name}: {len(problems)} of {len(scans)} scans cannot be used (the "
+            'others are kept in the cache; mend these, or state a reason in the "exclude" column '
+            "of participants.tsv):",
+            problems,
+        )
+
+
+def _save(
+    folder: Path,
+    cohort: Cohort,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    digest: str,
+    scans: Sequence[PreparedScan],
+) -> PreparedCohort:
+    staged = [scan.staged for scan in scans if scan.staged is not None]
+    return save_prepared(
+        folder,
+        name=cohort.name,
+        simulated=cohort.simulated,
+        digest=digest,
+        landmarks=landmarks,
+        images=[item.image for item in staged],
+        points_mm=np.stack([scan.points_mm for scan in scans]),
+        pixel_to_world=np.stack([item.geometry.pixel_to_world for item in staged]),
+        records=[_slice_record(scan.record) for scan in scans],
+        settings=key_settings(settings),
+    )
+
+
+def _times(scans: Sequence[PreparedScan]) -> tuple[dict[str, float], dict[str, int]]:
+    seconds: dict[str, float] = {}
+    computed: dict[str, int] = {}
+    for scan in scans:
+        for stage, value in (scan.staged.seconds if scan.staged else {}).items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+            computed[stage] = computed.get(stage, 0) + 1
+    return seconds, computed

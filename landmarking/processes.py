@@ -1,0 +1,86 @@
+"""Work shared out to processes that use one thread each and never outlive their parent."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from landmarking.errors import LandmarkingError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -> Iterator[R]:
+    """Results in the order in which they are done.
+
+    Args:
+        function: A function of a module, so that other processes find it.
+        jobs: Its arguments.
+        workers: Processes; with one, the work is done in this process.
+
+    Yields:
+        One result a job.
+
+    Raises:
+        LandmarkingError: If a process dies, or the function's own error.
+    """
+    if workers <= 1 or len(jobs) <= 1:
+        yield from map(function, jobs)
+        return
+    # "spawn": a fork of a process that has run threads (ITK, OpenMP, torch) may hang.
+    pool = ProcessPoolExecutor(
+        max_workers=min(workers, len(jobs)),
+        mp_context=get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(os.getpid(),),
+    )
+    try:
+        for future in as_completed([pool.submit(function, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise LandmarkingError(
+            "a worker process ended before its work was done: memory ran out, or a script calls "
+            "this without `if __name__ == '__main__':`; finished work is kept, start again with "
+            "fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_THREAD_VARIABLES = (
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
+
+
+def _start_worker(parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = "1"
+    # Libraries that were loaded before the variables were set are told by call.
+    importlib.import_module("threadpoolctl").threadpool_limits(1)
+
+
+def _end_with(parent: int) -> None:
+    # A parent that was killed cannot say goodbye; its children then get another parent.
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
