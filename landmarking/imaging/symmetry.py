@@ -1,0 +1,187 @@
+"""The symmetry of a head about a plane: Eq. 1 of the paper, on a whole grid or on sampled pairs.
+
+Eq. 1 is the correlation of a volume A with its mirror image B. A point counts where both it and
+its mirror image lie in the volume; a point without a partner says nothing about symmetry, and
+counting it as zero would pull the plane to the middle of the field of view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from scipy import ndimage
+
+from landmarking.geometry import Array, Plane
+from landmarking.imaging.levels import Level, Mask, trilinear
+
+
+def grid_score(level: Level, plane: Plane) -> float:
+    """Eq. 1 with every voxel: the correlation of a volume with its reflection at the plane.
+
+    Args:
+        level: Volume and affine.
+        plane: Plane under test, world RAS of the affine.
+
+    Returns:
+        Correlation, -1 to 1, over the voxels whose mirror image lies in the volume; 0 where there
+        are none or they do not vary.
+    """
+    # The reflection is its own inverse, so it serves to look up each voxel's mirror image.
+    matrix = level.world_to_voxel @ plane.reflection() @ level.affine
+    mirrored = ndimage.affine_transform(
+        level.volume, matrix, order=1, mode="constant", cval=np.nan, output=np.float32
+    )
+    both = np.isfinite(mirrored)
+    return correlation(level.volume[both], mirrored[both])
+
+
+def correlation(a: Array, b: Array) -> float:
+    """Eq. 1 on two samples of shape (N,); 0 where a sample is empty or constant."""
+    if a.size == 0:
+        return 0.0
+    # Float32 sums over millions of voxels lose the digits that tell one plane from the next.
+    a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm > 0.0 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A plane with axes of its own: position = centre + u * first + v * second + w * normal.
+
+    Attributes:
+        centre_mm: Point on the plane, world RAS, shape (3,).
+        axes: Orthonormal rows (first, second, normal), shape (3, 3).
+    """
+
+    centre_mm: Array
+    axes: Array
+
+    @classmethod
+    def on_plane(cls, plane: Plane, near_mm: Array) -> Self:
+        """Frame at the foot of a point; the first axis runs posterior, the second inferior."""
+        posterior = np.array([0.0, -1.0, 0.0])
+        first = posterior - (posterior @ plane.normal) * plane.normal
+        # A normal within 6 degrees of the front-back axis needs another direction to start from.
+        if np.linalg.norm(first) < 0.1:
+            first = np.array([0.0, 0.0, -1.0]) - -plane.normal[2] * plane.normal
+        first = first / np.linalg.norm(first)
+        axes = np.stack([first, np.cross(plane.normal, first), plane.normal])
+        return cls(plane.project(near_mm), axes)
+
+    @property
+    def plane(self) -> Plane:
+        """The plane without its axes."""
+        return Plane.from_normal(self.axes[2], self.centre_mm)
+
+    def moved(self, step: Array) -> Frame:
+        """Tilt towards the first and second axis (radians) and shift along the normal (mm).
+
+        Args:
+            step: The three parameters of the search, shape (3,).
+        """
+        first, second, normal = self.axes
+        turned = normal + step[0] * first + step[1] * second
+        turned /= np.linalg.norm(turned)
+        along = first - (first @ turned) * turned
+        along /= np.linalg.norm(along)
+        return Frame(
+            self.centre_mm + step[2] * normal, np.stack([along, np.cross(turned, along), turned])
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Mirror pairs (u, v, w) and (u, v, -w) in the frame of a plane, with weights.
+
+    Attributes:
+        offsets_mm: Float32, shape (3, N), third row above zero.
+        weights: Shape (N,), not negative.
+    """
+
+    offsets_mm: Array
+    weights: Array
+
+    def weighted(self, factor: Array) -> Pairs:
+        """The same pairs with weights multiplied by a factor of shape (N,)."""
+        return replace(self, weights=self.weights * factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Symmetry:
+    """Eq. 1 on pairs, and how it changes with the plane.
+
+    Attributes:
+        score: Weighted correlation, -1 to 1.
+        gradient: Its derivative by the step of `Frame.moved`, shape (3,).
+        curvature: Gauss-Newton estimate of minus its second derivative, shape (3, 3).
+        difference: Left minus right value of every pair, shape (N,).
+        deviation: Standard deviation of all values.
+        inside: Pairs that lie in the volume on both sides, shape (N,).
+    """
+
+    score: float
+    gradient: Array
+    curvature: Array
+    difference: Array
+    deviation: float
+    inside: Mask
+
+
+def pair_symmetry(level: Level, frame: Frame, pairs: Pairs) -> Symmetry:
+    """Eq. 1 on mirror pairs, with its gradient.
+
+    A and B hold both members of every pair, in opposite order, and so have one mean m and one
+    norm: S = 1 - N / D with N = sum of w (a - b)^2 and D = sum of w ((a - m)^2 + (b - m)^2).
+
+    Args:
+        level: Volume, interpolated on both sides, so that no side is smoother than the other.
+        frame: Plane under test.
+        pairs: Where to look; pairs outside the volume on either side count nothing.
+
+    Returns:
+        Score and derivatives; all zero where no pair is inside or the values do not vary.
+    """
+    left, left_slopes, left_inside = _sample(level, frame, pairs.offsets_mm, 1.0)
+    right, right_slopes, right_inside = _sample(level, frame, pairs.offsets_mm, -1.0)
+    inside = left_inside & right_inside
+    weights = np.where(inside, pairs.weights, 0.0).astype(np.float32)
+    difference = left - right
+    total = float(weights.sum(dtype=np.float64))
+    mean = float(weights @ (left + right)) / (2.0 * total) if total > 0.0 else 0.0
+    left, right = left - np.float32(mean), right - np.float32(mean)
+    spread = float(weights @ (left**2 + right**2))
+    if spread <= 0.0:
+        return Symmetry(0.0, np.zeros(3), np.zeros((3, 3)), difference, 0.0, inside)
+    misfit = float(weights @ difference**2) / spread
+    slopes = left_slopes - right_slopes
+    misfit_slope = (slopes * weights) @ difference
+    spread_slope = (left_slopes * weights) @ left + (right_slopes * weights) @ right
+    return Symmetry(
+        score=1.0 - misfit,
+        gradient=np.asarray(misfit * spread_slope - misfit_slope, np.float64) * 2.0 / spread,
+        curvature=np.asarray((slopes * weights) @ slopes.T, np.float64) * 2.0 / spread,
+        difference=difference,
+        deviation=float(np.sqrt(spread / (2.0 * total))),
+        inside=inside,
+    )
+
+
+def _sample(level: Level, frame: Frame, offsets: Array, side: float) -> tuple[Array, Array, Mask]:
+    """Values of one side, their derivatives by the step (3, N), and the mask of the inside."""
+    inverse = level.world_to_voxel
+    # One product takes frame coordinates to voxels: the mirror is a sign on the third axis.
+    to_voxel = (inverse[:3, :3] @ frame.axes.T).astype(np.float32)
+    origin = (inverse[:3, :3] @ frame.centre_mm + inverse[:3, 3]).astype(np.float32)
+    mirror = np.array([1.0, 1.0, side], np.float32)
+    values, slopes, inside = trilinear(
+        level.volume, (to_voxel * mirror) @ offsets + origin[:, None]
+    )
+    first, second, normal = to_voxel.T @ slopes
+    u, v, w = offsets
+    w = np.float32(side) * w
+    # Tilting the normal towards an axis moves a point along that axis by its height, and down by
+    # its distance along the axis.
+    return values, np.stack([w * first - u * normal, w * second - v * normal, normal]), inside
