@@ -112,18 +112,58 @@ def extract_slice(scan: Scan, settings: PreprocessSettings) -> Slice:
         The slice with raw intensities, resampled once from the native voxels.
     """
     canonical = to_pil(scan)
-    registration = register(canonical, settings.registration)
+    registration = register_stage(canonical, settings)
+    found = plane_stage(canonical, registration, settings)
+    return slice_stage(canonical, registration, found, settings)
+
+
+def register_stage(canonical: Scan, settings: PreprocessSettings) -> Registration:
+    """Where the scan's world lies in the common space; depends on `registration` only.
+
+    Args:
+        canonical: Scan in PIL order.
+        settings: What decides the slice.
+    """
+    return register(canonical, settings.registration)
+
+
+def plane_stage(
+    canonical: Scan, registration: Registration, settings: PreprocessSettings
+) -> MidsagittalPlane:
+    """The mid-sagittal plane in the scan's world; depends on `midsagittal` only.
+
+    Args:
+        canonical: Scan in PIL order.
+        registration: Its place in the common space, where the search starts.
+        settings: What decides the slice.
+    """
     common_to_world = np.linalg.inv(registration.world_to_common)
-    found = find_midsagittal_plane(
+    return find_midsagittal_plane(
         canonical.data,
         canonical.affine,
         MIDSAGITTAL_COMMON.transformed(common_to_world),
         settings=settings.midsagittal,
         centre_mm=apply_affine(common_to_world, template_level(8.0).centre_mm),
     )
+
+
+def slice_stage(
+    canonical: Scan,
+    registration: Registration,
+    found: MidsagittalPlane,
+    settings: PreprocessSettings,
+) -> Slice:
+    """Lay the pixels on the plane and resample; depends on slice size, crop and spacing.
+
+    Args:
+        canonical: Scan in PIL order.
+        registration: Its place in the common space, which the pixels follow.
+        found: Its mid-sagittal plane.
+        settings: What decides the slice.
+    """
     geometry = slice_geometry(found.plane, registration.world_to_common, settings)
     image = sample_slice(canonical, geometry)
-    return Slice(image, geometry, _quality(scan, registration, found))
+    return Slice(image, geometry, _quality(canonical, registration, found))
 
 
 def finish_slice(image: Array, settings: PreprocessSettings) -> NDArray[np.float32]:
