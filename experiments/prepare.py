@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, cast
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -14,11 +15,10 @@ from landmarking.errors import LandmarkingError
 @hydra.main(config_path="../conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Check the configuration, prepare or check the cohort, and print the summary."""
-    from landmarking.preparation import PrepareConfig, run_preparation
+    from landmarking.prepare_command import PrepareConfig, run_preparation
 
     try:
-        values = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(values, dict)
+        values = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
         print(run_preparation(settings(PrepareConfig, values)))
     except LandmarkingError as error:
         print(error, file=sys.stderr)

@@ -12,6 +12,7 @@ import numpy as np
 
 from landmarking.cohort.bids import Cohort, ScanRecord
 from landmarking.cohort.sources import CohortConfig, open_cohort
+from landmarking.contact_sheet import write_contact_sheets
 from landmarking.data.cache import FileDigests, StageCache, stage_key
 from landmarking.data.jobs import Job, PreparedScan, prepare_scan
 from landmarking.data.prepared import (
@@ -21,17 +22,20 @@ from landmarking.data.prepared import (
     load_prepared,
     save_prepared,
 )
-from landmarking.data.stages import VERSIONS, key_settings
+from landmarking.data.stages import key_settings, reference_identity, stage_versions
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set
 from landmarking.processes import available_cores, map_processes
+from landmarking.quality import Value, landmark_figures, quality_csv, quality_table
 from landmarking.storage import file_lock, remove_leftovers
+
+QUALITY = "qc.csv"
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class LandmarksConfig:
     """Which landmarks a cohort is prepared with.
 
@@ -51,29 +55,6 @@ class LandmarksConfig:
         """
         landmarks = landmark_set(self.set)
         return landmarks if self.only is None else landmarks.subset(self.only)
-
-
-@dataclass
-class PrepareConfig:
-    """What `experiments/prepare.py` takes.
-
-    Attributes:
-        outputs: Folder of `cache/` and `prepared/`.
-        cohort: Where the scans come from.
-        preprocess: Settings of the imaging stages.
-        landmarks: Which landmarks.
-        workers: Processes; None takes all cores.
-        check_only: Whether to read and check everything and compute nothing.
-        progress: Whether to draw a progress bar.
-    """
-
-    outputs: str
-    cohort: CohortConfig
-    preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
-    landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
-    workers: int | None = None
-    check_only: bool = False
-    progress: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,60 +116,22 @@ def ensure_prepared(
         CohortError: If the cohort or any of its scans cannot be used; all problems at once.
         CacheError: If `outputs` cannot be written.
     """
-    cohort = _open(config, outputs, workers or available_cores())
+    cohort = open_locked(config, outputs, workers or available_cores(), progress)
     return prepare_cohort(cohort, landmarks, settings, outputs, workers=workers, progress=progress)
 
 
-def _open(config: CohortConfig, outputs: Path, workers: int) -> Cohort:
-    name = stage_key("cohort", 1, config)[:12]
-    with file_lock(outputs / "cache" / "locks" / f"open-{name}.lock"):
-        return open_cohort(config, workers=workers)
-
-
-def run_preparation(config: PrepareConfig) -> str:
-    """Prepare the configured cohort, for the command line.
+def open_locked(config: CohortConfig, outputs: Path, workers: int, progress: bool) -> Cohort:
+    """Open a cohort while no other process does; see `open_cohort`.
 
     Args:
-        config: The whole configuration of `experiments/prepare.py`.
-
-    Returns:
-        A summary for people: counts by group, time by stage, and where everything lies.
-
-    Raises:
-        LandmarkingError: As `ensure_prepared`.
+        config: Where the scans come from.
+        outputs: Folder of `cache/`, which holds the lock.
+        workers: Processes.
+        progress: Whether to draw a progress bar.
     """
-    outputs, landmarks = Path(config.outputs), config.landmarks.build()
-    cohort = _open(config.cohort, outputs, config.workers or available_cores())
-    preparation = prepare(
-        cohort,
-        landmarks,
-        config.preprocess,
-        outputs,
-        workers=config.workers,
-        progress=config.progress,
-    )
-    return summary_text(preparation)
-
-
-def summary_text(preparation: Preparation) -> str:
-    """Counts by group, time by stage and paths, a few lines for people."""
-    prepared = preparation.prepared
-    counts = ", ".join(f"{group} {len(prepared.indices([group]))}" for group in prepared.groups)
-    lines = [
-        f"cohort {prepared.name}: {len(prepared)} slices ({counts}), "
-        f"{len(prepared.landmarks)} landmarks of {prepared.landmarks.name}"
-        + (", simulated" if prepared.simulated else "")
-    ]
-    if preparation.reused:
-        lines.append(f"was prepared already; opened in {preparation.wall_seconds:.1f} s")
-    else:
-        lines.append(f"took {preparation.wall_seconds:.1f} s; by stage, summed over processes:")
-    lines += [
-        f"  {stage:<12} {seconds:8.1f} s for {preparation.computed[stage]} scans"
-        for stage, seconds in preparation.seconds.items()
-    ]
-    lines.append(f"slices: {prepared.folder}")
-    return "\n".join(lines)
+    name = stage_key("cohort", 1, config)[:12]
+    with file_lock(outputs / "cache" / "locks" / f"open-{name}.lock"):
+        return open_cohort(config, workers=workers, progress=progress)
 
 
 def prepare(
@@ -262,7 +205,14 @@ def _cohort_digest(
         )
         for record in cohort.scans
     ]
-    decided_by = (cohort.name, cohort.simulated, landmarks, key_settings(settings), VERSIONS)
+    decided_by = (
+        cohort.name,
+        cohort.simulated,
+        landmarks,
+        key_settings(settings),
+        reference_identity(settings.histogram_reference),
+        stage_versions(),
+    )
     return stage_key("cohort", 1, *decided_by, scans)
 
 
@@ -339,18 +289,45 @@ def _save(
     scans: Sequence[PreparedScan],
 ) -> PreparedCohort:
     staged = [scan.staged for scan in scans if scan.staged is not None]
+    records = [_slice_record(scan.record) for scan in scans]
+    images = np.stack([item.image for item in staged])
+    quality = _quality(scans, records, landmarks)
+
+    def add_quality_control(unfinished: Path) -> None:
+        (unfinished / QUALITY).write_text(quality_csv(quality), encoding="utf-8")
+        points_px = np.stack(
+            [
+                item.geometry.to_pixel(scan.points_mm)
+                for item, scan in zip(staged, scans, strict=True)
+            ]
+        )
+        write_contact_sheets(unfinished, images, points_px, records, quality, landmarks.names)
+
     return save_prepared(
         folder,
         name=cohort.name,
         simulated=cohort.simulated,
         digest=digest,
         landmarks=landmarks,
-        images=[item.image for item in staged],
+        images=images,
         points_mm=np.stack([scan.points_mm for scan in scans]),
         pixel_to_world=np.stack([item.geometry.pixel_to_world for item in staged]),
-        records=[_slice_record(scan.record) for scan in scans],
+        records=records,
         settings=key_settings(settings),
+        add_files=add_quality_control,
     )
+
+
+def _quality(
+    scans: Sequence[PreparedScan], records: Sequence[SliceRecord], landmarks: LandmarkSet
+) -> list[dict[str, Value]]:
+    figures: list[dict[str, Value]] = []
+    for scan in scans:
+        assert scan.staged is not None
+        template_mm, names = landmarks.template_mm, landmarks.names
+        placed = landmark_figures(scan.staged.geometry, scan.points_mm, template_mm, names)
+        figures.append({**scan.staged.qc, **placed})
+    return quality_table(records, figures)
 
 
 def _times(scans: Sequence[PreparedScan]) -> tuple[dict[str, float], dict[str, int]]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from landmarking.cohort.bids import ScanRecord
 from landmarking.data.cache import StageCache
+from landmarking.data.landmark_checks import landmark_problem
 from landmarking.data.stages import StagedSlice, staged_slice
 from landmarking.errors import CacheError, LandmarkingError
 from landmarking.geometry import Array
@@ -32,9 +33,9 @@ class PreparedScan:
 
     Attributes:
         record: The scan.
-        staged: The slice; None where there is a problem.
+        staged: The slice; None where the scan cannot be used.
         points_mm: Landmarks in world RAS mm, shape (L, 3), NaN where missing.
-        problem: What is wrong with the scan, or None.
+        problem: What is wrong with the scan or its landmarks, or None.
     """
 
     record: ScanRecord
@@ -44,20 +45,29 @@ class PreparedScan:
 
 
 def prepare_scan(job: Job) -> PreparedScan:
-    """Prepare one scan; its problem comes back as a text, so that the others go on."""
-    nowhere = np.full((len(job.landmarks), 3), np.nan)
+    """Prepare one scan; its problem comes back as a text, so that the others go on.
+
+    Raises:
+        CacheError: If the cache cannot be written: that would fail every scan.
+    """
+    record, landmarks = job.record, job.landmarks
+    nowhere = np.full((len(landmarks), 3), np.nan)
+    staged, problem = None, None
     try:
-        points = nowhere
-        if job.record.landmarks is not None:
-            points = job.landmarks.arrange(read_landmarks(job.record.landmarks))
-        staged = staged_slice(job.record.image, job.image_sha256, job.settings, job.cache)
+        staged = staged_slice(record.image, job.image_sha256, job.settings, job.cache)
+        if record.landmarks is None:
+            return PreparedScan(record, staged, nowhere)
+        points = landmarks.arrange(read_landmarks(record.landmarks))
     except CacheError:
         raise
     except LandmarkingError as error:
-        return PreparedScan(job.record, None, nowhere, _one_line(job.record, error))
-    return PreparedScan(job.record, staged, points)
+        return PreparedScan(record, staged, nowhere, _one_line(record, str(error)))
+    problem = landmark_problem(points, landmarks, staged, job.settings)
+    if problem is not None:
+        problem = _one_line(record, f"{record.landmarks}: {problem}")
+    return PreparedScan(record, staged, points, problem)
 
 
-def _one_line(record: ScanRecord, error: LandmarkingError) -> str:
-    text = " ".join(str(error).split())
-    return text if record.scan_id in text else f"{record.scan_id}: {text}"
+def _one_line(record: ScanRecord, message: str) -> str:
+    text = " ".join(message.split())
+    return text if text.startswith(record.scan_id) else f"{record.scan_id}: {text}"

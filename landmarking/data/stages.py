@@ -1,26 +1,45 @@
-"""One scan through the imaging stages, each of them looked up in the cache first."""
+"""One scan through the imaging stages, each of them looked up in the cache first.
+
+    read -> registration -> plane -> slice -> intensity
+
+A stage's key holds the key of the stage before, the version of its code and the settings that it
+reads, and no others; so a new crop keeps registration and plane, and a new histogram reference
+keeps the raw slice.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.data.cache import Entry, StageCache, stage_key
-from landmarking.geometry import SliceGeometry
+from landmarking.data.code_version import stage_version
+from landmarking.data.slice_figures import intensity_figures, outside_share
+from landmarking.geometry import Plane, SliceGeometry
+from landmarking.imaging.midsagittal import MidsagittalPlane
+from landmarking.imaging.orientation import to_pil
+from landmarking.imaging.pipeline import (
+    PreprocessSettings,
+    finish_slice,
+    plane_stage,
+    reference_slice,
+    register_stage,
+    slice_stage,
+)
+from landmarking.imaging.registration import Registration
+from landmarking.imaging.scan import Scan, load_scan
+from landmarking.storage import file_sha256
 
-if TYPE_CHECKING:
-    from landmarking.imaging.pipeline import PreprocessSettings
+R = TypeVar("R")
 
-STAGES = ("read", "slice", "intensity")
-"""Stages in order, as times and counts name them."""
-
-VERSIONS: Mapping[str, int] = {"slice": 1, "intensity": 1}
+STAGES = ("read", "registration", "plane", "slice", "intensity")
+"""Stages in order, as times and counts name them; `read` is not cached."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +50,8 @@ class StagedSlice:
         image: Histogram-matched, not normalised, shape (H, W).
         geometry: Where it lies.
         qc: Figures of the stages by name.
-        scan_shape: Voxels of the scan, (I, J, K).
-        scan_affine: Voxel to world RAS mm of the scan, shape (4, 4).
+        scan_shape: Voxels of the scan along its axes in PIL order.
+        scan_affine: Voxel (PIL order) to world RAS mm of the scan, shape (4, 4).
         seconds: Time of the stages that were computed, by name.
     """
 
@@ -47,6 +66,58 @@ class StagedSlice:
 def key_settings(settings: PreprocessSettings) -> dict[str, Any]:
     """Settings that decide a prepared slice; normalisation happens later, batch by batch."""
     return {key: value for key, value in asdict(settings).items() if key != "normalisation"}
+
+
+def stage_versions() -> dict[str, str]:
+    """Version of the code of every cached stage."""
+    return {stage: stage_version(stage) for stage in STAGES[1:]}
+
+
+def stage_keys(image_sha256: str, settings: PreprocessSettings) -> dict[str, str]:
+    """Cache keys of one scan by stage.
+
+    Args:
+        image_sha256: Digest of the scan's bytes.
+        settings: Settings of all stages.
+    """
+    grid = (settings.slice_size, settings.crop, settings.spacing_mm)
+    own_settings: dict[str, tuple[Any, ...]] = {
+        "registration": (settings.registration,),
+        "plane": (settings.midsagittal,),
+        "slice": grid,
+        "intensity": (reference_identity(settings.histogram_reference),),
+    }
+    keys: dict[str, str] = {}
+    before = image_sha256
+    for stage in STAGES[1:]:
+        before = keys[stage] = stage_key(stage, stage_version(stage), before, own_settings[stage])
+    return keys
+
+
+def reference_identity(reference: str) -> str:
+    """What a histogram reference is: the digest of the file, or its name where it is none."""
+    path = Path(reference)
+    return file_sha256(path) if path.is_file() else reference
+
+
+@dataclass(eq=False)
+class _Scan:
+    """A scan that is read when the first stage asks for it."""
+
+    path: Path
+    seconds: dict[str, float]
+    _canonical: Scan | None = None
+
+    def canonical(self) -> Scan:
+        if self._canonical is None:
+            self._canonical = self.timed("read", lambda: to_pil(load_scan(self.path)))
+        return self._canonical
+
+    def timed(self, stage: str, work: Callable[[], R]) -> R:
+        start = time.perf_counter()
+        result = work()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        return result
 
 
 def staged_slice(
@@ -64,53 +135,105 @@ def staged_slice(
         ScanError: If the scan cannot be read or has no usable slice.
         CacheError: If the cache cannot be written.
     """
-    seconds: dict[str, float] = {}
-    made_with = key_settings(settings)
-    reference = made_with.pop("histogram_reference")
-    slice_key = stage_key("slice", VERSIONS["slice"], image_sha256, made_with)
-    raw = cache.get("slice", slice_key)
-    if raw is None:
-        raw = _cut(image, settings, seconds)
-        cache.put("slice", slice_key, raw)
-    key = stage_key("intensity", VERSIONS["intensity"], slice_key, reference)
-    finished = cache.get("intensity", key)
-    if finished is None:
-        finished = _finish(raw, settings, seconds)
-        cache.put("intensity", key, finished)
-    if finished.image is None:
-        raise AssertionError("an intensity entry always has an image")
+    scan = _Scan(image, {})
+    keys = stage_keys(image_sha256, settings)
+    finished = _cached(
+        cache,
+        "intensity",
+        keys,
+        lambda: _finished(scan, _slice(scan, keys, settings, cache), settings),
+    )
+    assert finished.image is not None
+    shape = finished.values["scan_shape"]
     return StagedSlice(
-        image=finished.image,
-        geometry=SliceGeometry.from_dict(raw.values["geometry"]),
-        qc=raw.values["qc"],
-        scan_shape=tuple(raw.values["scan_shape"]),
-        scan_affine=np.array(raw.values["scan_affine"], dtype=np.float64),
-        seconds=seconds,
+        image=np.asarray(finished.image, dtype=np.float32),
+        geometry=SliceGeometry.from_dict(finished.values["geometry"]),
+        qc=finished.values["qc"],
+        scan_shape=(shape[0], shape[1], shape[2]),
+        scan_affine=np.array(finished.values["scan_affine"], dtype=np.float64),
+        seconds=scan.seconds,
     )
 
 
-def _cut(image: Path, settings: PreprocessSettings, seconds: dict[str, float]) -> Entry:
-    from landmarking.imaging.pipeline import extract_slice
-    from landmarking.imaging.scan import load_scan
+def _cached(
+    cache: StageCache, stage: str, keys: Mapping[str, str], make: Callable[[], Entry]
+) -> Entry:
+    entry = cache.get(stage, keys[stage])
+    if entry is None:
+        entry = make()
+        cache.put(stage, keys[stage], entry)
+    return entry
 
-    start = time.perf_counter()
-    scan = load_scan(image)
-    seconds["read"] = time.perf_counter() - start
-    cut = extract_slice(scan, settings)
-    seconds["slice"] = time.perf_counter() - start - seconds["read"]
-    values = {
-        "geometry": cut.geometry.to_dict(),
-        "qc": dict(cut.qc),
-        "scan_shape": list(scan.data.shape),
-        "scan_affine": scan.affine.tolist(),
+
+def _registration(
+    scan: _Scan, keys: Mapping[str, str], settings: PreprocessSettings, cache: StageCache
+) -> Registration:
+    def make() -> Entry:
+        canonical = scan.canonical()
+        return Entry(
+            _plain(scan.timed("registration", lambda: register_stage(canonical, settings)))
+        )
+
+    return Registration(**_arrays(_cached(cache, "registration", keys, make).values))
+
+
+def _plane(
+    scan: _Scan,
+    registration: Registration,
+    keys: Mapping[str, str],
+    settings: PreprocessSettings,
+    cache: StageCache,
+) -> MidsagittalPlane:
+    def make() -> Entry:
+        canonical = scan.canonical()
+        found = scan.timed("plane", lambda: plane_stage(canonical, registration, settings))
+        return Entry({**_plain(found), "plane": _plain(found.plane)})
+
+    values = dict(_cached(cache, "plane", keys, make).values)
+    plane = Plane(**_arrays(values.pop("plane")))
+    return MidsagittalPlane(plane=plane, **_arrays(values))
+
+
+def _slice(
+    scan: _Scan, keys: Mapping[str, str], settings: PreprocessSettings, cache: StageCache
+) -> Entry:
+    def make() -> Entry:
+        registration = _registration(scan, keys, settings, cache)
+        found = _plane(scan, registration, keys, settings, cache)
+        canonical = scan.canonical()
+        cut = scan.timed("slice", lambda: slice_stage(canonical, registration, found, settings))
+        shape, affine = canonical.data.shape, canonical.affine
+        values = {
+            "geometry": cut.geometry.to_dict(),
+            "qc": {**cut.qc, "outside_share": outside_share(cut.geometry, shape, affine)},
+            "scan_shape": list(shape),
+            "scan_affine": affine.tolist(),
+        }
+        return Entry(values, np.asarray(cut.image, dtype=np.float32))
+
+    return _cached(cache, "slice", keys, make)
+
+
+def _finished(scan: _Scan, raw: Entry, settings: PreprocessSettings) -> Entry:
+    def work() -> Entry:
+        assert raw.image is not None
+        matched = np.asarray(finish_slice(raw.image, settings), dtype=np.float32)
+        figures = intensity_figures(raw.image, matched, reference_slice(settings))
+        return Entry({**raw.values, "qc": {**raw.values["qc"], **figures}}, matched)
+
+    return scan.timed("intensity", work)
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    result = {}
+    for item in fields(value):
+        content = getattr(value, item.name)
+        result[item.name] = content.tolist() if isinstance(content, np.ndarray) else content
+    return result
+
+
+def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: np.array(value, dtype=np.float64) if isinstance(value, list) else value
+        for key, value in values.items()
     }
-    return Entry(values, np.asarray(cut.image, dtype=np.float32))
-
-
-def _finish(raw: Entry, settings: PreprocessSettings, seconds: dict[str, float]) -> Entry:
-    from landmarking.imaging.pipeline import finish_slice
-
-    start = time.perf_counter()
-    image = np.asarray(finish_slice(raw.image, settings), dtype=np.float32)
-    seconds["intensity"] = time.perf_counter() - start
-    return Entry({}, image)

@@ -1,0 +1,181 @@
+"""Pages of small slices with their landmarks, for a person to look over in a minute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarking.data.prepared import SliceRecord
+from landmarking.geometry import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS, ROWS = 12, 8
+"""Slices on one page, across and down."""
+
+_GAP, _CAPTION = 6, 16
+_FLAG = "#e6194b"
+_GROUPS = ("#4daf4a", "#377eb8", "#ff7f00", "#984ea3", "#a65628", "#999999")
+
+
+def write_contact_sheets(
+    folder: Path,
+    images: NDArray[np.float32],
+    points_px: Array,
+    records: Sequence[SliceRecord],
+    quality: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+) -> list[Path]:
+    """Draw all slices, flagged ones first, then group by group.
+
+    Args:
+        folder: Where `contact-sheet-01.png` and so on are written.
+        images: Slices, shape (N, H, W).
+        points_px: Landmarks (x, y), shape (N, L, 2), NaN where missing.
+        records: N records; a group has the same colour on all pages.
+        quality: N rows of the quality table; `flagged` ones are outlined.
+        names: Landmark names, L of them.
+
+    Returns:
+        Paths of the pages.
+    """
+    groups = list(dict.fromkeys(record.group for record in records))
+    order = sorted(
+        range(len(records)),
+        key=lambda i: (not quality[i]["flagged"], groups.index(records[i].group), i),
+    )
+    size = COLUMNS * ROWS
+    pages = [order[start : start + size] for start in range(0, len(order), size)]
+    paths = []
+    for number, page in enumerate(pages, start=1):
+        path = folder / f"contact-sheet-{number:02d}.png"
+        title = f"page {number} of {len(pages)}"
+        _draw_page(path, title, page, images, points_px, records, quality, names, groups)
+        paths.append(path)
+    return paths
+
+
+def _draw_page(
+    path: Path,
+    title: str,
+    page: Sequence[int],
+    images: NDArray[np.float32],
+    points_px: Array,
+    records: Sequence[SliceRecord],
+    quality: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    groups: Sequence[str],
+) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width = images.shape[1:]
+    tile = (height + _CAPTION + _GAP, width + _GAP)
+    columns = min(COLUMNS, len(page))
+    corners = [(tile[0] * (k // columns), tile[1] * (k % columns)) for k in range(len(page))]
+    canvas = np.zeros((tile[0] * math.ceil(len(page) / columns), tile[1] * columns))
+    for (row, column), index in zip(corners, page, strict=True):
+        top = row + _CAPTION
+        canvas[top : top + height, column : column + width] = _grey(images[index])
+    legend_px = 30
+    figure = Figure(
+        figsize=(max(canvas.shape[1], 600) / 100, (canvas.shape[0] + legend_px) / 100), dpi=100
+    )
+    FigureCanvasAgg(figure)
+    figure.set_facecolor("black")
+    share = legend_px / (canvas.shape[0] + legend_px)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0 - share))
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
+    axes.axis("off")
+    for (row, column), index in zip(corners, page, strict=True):
+        colour = _GROUPS[groups.index(records[index].group) % len(_GROUPS)]
+        _caption(axes, row, column, (height, width), records[index], quality[index], colour)
+    _landmarks(axes, corners, points_px[list(page)], names)
+    _legend(figure, title, groups, axes, share)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _grey(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    low, high = np.percentile(image, [1, 99.5])
+    return np.asarray(np.clip((image - low) / max(float(high - low), 1e-12), 0.0, 1.0))
+
+
+def _caption(
+    axes: Axes,
+    row: int,
+    column: int,
+    shape: tuple[int, int],
+    record: SliceRecord,
+    quality: Mapping[str, Any],
+    colour: str,
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    height, width = shape
+    corner = (column - 0.5, row - 0.5)
+    axes.add_patch(Rectangle(corner, width, _CAPTION, color=colour, linewidth=0))
+    axes.text(
+        column + 3, row + 11.5, record.scan_id.removeprefix("sub-")[:26], color="white", fontsize=6
+    )
+    if quality["flagged"]:
+        border = Rectangle(corner, width, height + _CAPTION, fill=False, linewidth=3)
+        border.set_edgecolor(_FLAG)
+        axes.add_patch(border)
+        axes.text(
+            column + 4,
+            row + _CAPTION + height - 4,
+            "\n".join(_wrap(str(quality["reason"]), 38)[:4]),
+            color=_FLAG,
+            fontsize=5.5,
+            va="bottom",
+        )
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width)
+
+
+def _landmarks(
+    axes: Axes, corners: Sequence[tuple[int, int]], points_px: Array, names: Sequence[str]
+) -> None:
+    from matplotlib import colormaps
+
+    offsets = np.array([(column, row + _CAPTION) for row, column in corners], dtype=float)
+    placed = points_px + offsets[:, None, :]
+    colours = colormaps["tab20"](np.linspace(0, 1, 20))
+    for number, name in enumerate(names):
+        x, y = placed[:, number, 0], placed[:, number, 1]
+        axes.plot(x, y, "o", color=colours[number % 20], markersize=3.5, mew=0, label=name)
+
+
+def _legend(figure: Any, title: str, groups: Sequence[str], axes: Axes, share: float) -> None:
+    from matplotlib.patches import Patch
+
+    handles, labels = axes.get_legend_handles_labels()
+    for number, group in enumerate(groups):
+        handles.append(Patch(color=_GROUPS[number % len(_GROUPS)]))
+        labels.append(group)
+    handles.append(Patch(fill=False, edgecolor=_FLAG, linewidth=2))
+    labels.append("look at it")
+    figure.legend(
+        handles,
+        labels,
+        loc="center right",
+        bbox_to_anchor=(0.0, 1.0 - share, 1.0, share),
+        ncols=len(labels),
+        fontsize=7,
+        labelcolor="white",
+        frameon=False,
+        markerscale=1.6,
+        handlelength=1,
+        columnspacing=1,
+    )
+    figure.text(0.005, 1.0 - share / 2, title, color="white", fontsize=8, va="center")

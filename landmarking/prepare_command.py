@@ -1,0 +1,108 @@
+"""What `experiments/prepare.py` does: configuration in, a summary for people out."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from landmarking.cohort.sources import CohortConfig
+from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.preparation import (
+    QUALITY,
+    LandmarksConfig,
+    Preparation,
+    open_locked,
+    prepare,
+)
+from landmarking.processes import available_cores
+
+
+@dataclass
+class PrepareConfig:
+    """What `experiments/prepare.py` takes.
+
+    Attributes:
+        outputs: Folder of `cache/` and `prepared/`.
+        cohort: Where the scans come from.
+        preprocess: Settings of the imaging stages.
+        landmarks: Which landmarks.
+        workers: Processes; None takes all cores.
+        check_only: Whether to read and check everything and compute nothing.
+        progress: Whether to draw a progress bar.
+    """
+
+    outputs: str
+    cohort: CohortConfig
+    preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
+    landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
+    workers: int | None = None
+    check_only: bool = False
+    progress: bool = True
+
+
+def run_preparation(config: PrepareConfig) -> str:
+    """Prepare the configured cohort, for the command line.
+
+    Args:
+        config: The whole configuration of `experiments/prepare.py`.
+
+    Returns:
+        A summary for people: counts by group, time by stage, and where everything lies.
+
+    Raises:
+        LandmarkingError: As `ensure_prepared`.
+    """
+    outputs, landmarks = Path(config.outputs), config.landmarks.build()
+    workers = config.workers or available_cores()
+    cohort = open_locked(config.cohort, outputs, workers, config.progress)
+    preparation = prepare(
+        cohort,
+        landmarks,
+        config.preprocess,
+        outputs,
+        workers=workers,
+        progress=config.progress,
+    )
+    return summary_text(preparation)
+
+
+def summary_text(preparation: Preparation) -> str:
+    """Counts by group, time by stage and paths, a few lines for people."""
+    prepared = preparation.prepared
+    counts = ", ".join(f"{group} {len(prepared.indices([group]))}" for group in prepared.groups)
+    lines = [
+        f"cohort {prepared.name}: {len(prepared)} slices ({counts}), "
+        f"{len(prepared.landmarks)} landmarks of {prepared.landmarks.name}"
+        + (", simulated" if prepared.simulated else "")
+    ]
+    if preparation.reused:
+        lines.append(f"was prepared already; opened in {preparation.wall_seconds:.1f} s")
+    else:
+        lines.append(f"took {preparation.wall_seconds:.1f} s; by stage, summed over processes:")
+    lines += [
+        f"  {stage:<12} {seconds:8.1f} s for {preparation.computed[stage]} scans"
+        for stage, seconds in preparation.seconds.items()
+    ]
+    lines += _flagged_lines(prepared.folder / QUALITY)
+    lines.append(f"slices:        {prepared.folder}")
+    lines.append(f"quality:       {prepared.folder / QUALITY}")
+    sheets = sorted(prepared.folder.glob("contact-sheet-*.png"))
+    lines += [f"contact sheet: {sheet}" for sheet in sheets[:1]]
+    if len(sheets) > 1:
+        lines[-1] += f" to {sheets[-1].name}"
+    return "\n".join(lines)
+
+
+def _flagged_lines(path: Path, most: int = 10) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as handle:
+        flagged = [row for row in csv.DictReader(handle) if row["flagged"] == "True"]
+    if not flagged:
+        return ["nothing flagged"]
+    lines = [f"flagged, look at them: {len(flagged)}"]
+    lines += [f"  {row['scan_id']}: {row['reason']}" for row in flagged[:most]]
+    return lines + (
+        [f"  and {len(flagged) - most} more in {path.name}"] if len(flagged) > most else []
+    )
