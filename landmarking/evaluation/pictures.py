@@ -1,0 +1,197 @@
+"""Landmarks drawn on slices: the paper's Figures 3 and 6, error ellipses, and the worst cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.patheffects as effects
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+from numpy.typing import NDArray
+
+from landmarking.evaluation.figures import group_title
+from landmarking.evaluation.style import Drawing, model_colours, new_figure
+from landmarking.evaluation.summary import group_order, ordered
+from landmarking.geometry import Array
+
+Slices = Mapping[str, NDArray[np.uint8]]
+
+_HALO = [effects.withStroke(linewidth=1.4, foreground="black")]
+_TRUTH: dict[str, Any] = {"marker": "+", "color": "white", "s": 13, "linewidths": 0.7}
+
+
+def landmark_figure(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
+    """Figure 3: the landmark set on a slice; None where no slices were kept.
+
+    The slice is the one whose landmarks lie nearest to the mean shape of the test scans.
+    """
+    known = frame[frame["scan_id"].isin(list(slices))].dropna(subset=["error_mm"])
+    points = known.drop_duplicates(["scan_id", "landmark"]).set_index(["scan_id", "landmark"])
+    if points.empty:
+        return None
+    xy = points[["true_x_px", "true_y_px"]]
+    apart = (xy - xy.groupby(level="landmark").transform("mean")).pow(2).sum(axis=1)
+    complete = apart.groupby(level="scan_id").agg(["count", "mean"])
+    best = complete.sort_values(["count", "mean"], ascending=[False, True], kind="stable").index[0]
+    figure = new_figure(3.4, 3.4)
+    axes = figure.add_subplot()
+    _show(axes, slices[str(best)])
+    chosen = xy.loc[best]
+    axes.scatter(chosen["true_x_px"], chosen["true_y_px"], **(_TRUTH | {"s": 40, "linewidths": 1}))
+    for name, (x, y) in zip(chosen.index, chosen.to_numpy(), strict=True):
+        axes.annotate(
+            str(name), (x, y), (3, 3), textcoords="offset points", color="white", path_effects=_HALO
+        )
+    caption = f"The landmarks of one test slice ({best}), one pixel a mm, face to the left."
+    return Drawing("figure3_landmarks", "Figure 3. The landmark set", caption, figure)
+
+
+def examples(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
+    """Figure 6: truth and predictions on the best, median and worst scan of each group.
+
+    Scans are ranked by their mean error over all models, landmarks and seeds.
+    """
+    rows = frame[frame["scan_id"].isin(list(slices))]
+    ranked = rows.groupby(["group", "scan_id"])["error_mm"].mean().dropna()
+    if ranked.empty:
+        return None
+    groups = group_order(ranked.index.get_level_values("group"))
+    models = ordered(rows["model"], ("ML", "SL"), ())
+    height = 1.32 * len(groups) * len(models)
+    figure = new_figure(height)
+    panels = figure.subplots(len(groups) * len(models), 3, squeeze=False)
+    for row, (group, model) in enumerate((g, m) for g in groups for m in models):
+        order = ranked.loc[group].sort_values(kind="stable").index
+        picks = zip(("best", "median", "worst"), (0, (len(order) - 1) // 2, -1), strict=True)
+        for axes, (word, index) in zip(panels[row], picks, strict=True):
+            scan = str(order[index])
+            part = rows[(rows["scan_id"] == scan) & (rows["model"] == model)]
+            _show(axes, slices[scan])
+            draw_points(axes, part, model)
+            axes.set_title(f"{word}: {part['error_mm'].mean():.1f} mm", pad=2, fontsize=6.5)
+        panels[row][0].set_ylabel(f"{group}, {model}")
+    caption = (
+        "True landmarks (white +) and predictions (coloured x), joined, on the test scans of each "
+        "group with the least, the median and the greatest mean error over all models; the number "
+        "is the scan's mean error in mm under the model of the row."
+    )
+    return Drawing("figure6_examples", "Figure 6. Predictions on slices", caption, figure)
+
+
+def worst_prediction(row: pd.Series[Any], slices: Slices) -> Drawing:
+    """One prediction on its slice, cropped to 60 mm around the landmark."""
+    figure = new_figure(1.5, 1.5)
+    axes = figure.add_subplot()
+    _show(axes, slices[str(row["scan_id"])])
+    draw_points(axes, row.to_frame().T, str(row["model"]))
+    x = (row["true_x_px"] + row["pred_x_px"]) / 2
+    y = (row["true_y_px"] + row["pred_y_px"]) / 2
+    reach = max(30.0, 0.7 * float(row["error_mm"]))
+    axes.set(xlim=(x - reach, x + reach), ylim=(y + reach, y - reach))
+    words = f"{row['model']}, {row['landmark']}, {row['scan_id']}: {row['error_mm']:.2f} mm"
+    return Drawing("worst", words, words, figure)
+
+
+def draw_points(axes: Axes, rows: pd.DataFrame, model: str) -> None:
+    """Truth, prediction, and a line between them, for the rows of one scan."""
+    colour = model_colours([model])[model]
+    pairs = rows[["true_x_px", "true_y_px", "pred_x_px", "pred_y_px"]].to_numpy(np.float64)
+    for true_x, true_y, x, y in pairs:
+        axes.plot([true_x, x], [true_y, y], color=colour, lw=0.6)
+    axes.scatter(pairs[:, 0], pairs[:, 1], **_TRUTH)
+    axes.scatter(pairs[:, 2], pairs[:, 3], marker="x", s=9, color=colour, linewidths=0.9)
+
+
+def error_ellipses(
+    frame: pd.DataFrame, background: Array | None, positions_px: Mapping[str, Array]
+) -> Drawing | None:
+    """Mean error and its 95 % ellipse for each landmark, drawn at its place on the template.
+
+    Args:
+        frame: Rows of a study.
+        background: The template's mid slice in the grid of the slices; None leaves it out.
+        positions_px: Where each landmark is drawn, slice pixels, shape (2,).
+    """
+    rows = frame[frame["landmark"].isin(list(positions_px))].dropna(subset=["error_mm"])
+    if rows.empty:
+        return None
+    groups = group_order(rows["group"])
+    models = ordered(rows["model"], ("SL", "ML"), ())
+    places = np.array(list(positions_px.values()))
+    low, high = places.min(axis=0) - 14, places.max(axis=0) + 14
+    aspect = float((high[1] - low[1]) / (high[0] - low[0]))
+    figure = new_figure(0.2 + len(groups) * (0.25 + 3.1 * aspect))
+    panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for axes, group in zip(panels, groups, strict=True):
+        if background is not None:
+            _show(axes, background)
+        for model in models:
+            _ellipses(axes, rows[(rows["group"] == group) & (rows["model"] == model)], positions_px)
+        axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
+        axes.set_aspect("equal")
+        axes.set_title(group_title(group))
+        _scale_bar(axes, float(low[0]) + 3, float(high[1]) - 3)
+    for model, colour in model_colours(models).items():
+        panels[0].plot([], [], color=colour, label=model)
+    panels[0].legend(loc="upper right", labelcolor="white" if background is not None else "black")
+    caption = (
+        "Predicted minus true position of every test point, moved to the landmark's place on the "
+        "template: dot, mean; ellipse, 95 % of a normal distribution with the same covariance. "
+        "White +: no error. The bar is 10 mm."
+    )
+    return Drawing("error_ellipses", "Direction and spread of errors", caption, figure)
+
+
+def _ellipses(axes: Axes, rows: pd.DataFrame, positions_px: Mapping[str, Array]) -> None:
+    for name, part in rows.groupby("landmark", sort=True):
+        place = np.asarray(positions_px[str(name)])
+        colour = model_colours([str(part["model"].iloc[0])]).popitem()[1]
+        offset = (
+            part[["pred_x_px", "pred_y_px"]].to_numpy()
+            - part[["true_x_px", "true_y_px"]].to_numpy()
+        )
+        centre = place + offset.mean(axis=0)
+        axes.scatter(place[0], place[1], marker="+", color="white", s=14, linewidths=0.6, zorder=4)
+        axes.scatter(centre[0], centre[1], s=5, color=colour, linewidths=0, zorder=5)
+        if len(offset) < 3:
+            continue
+        width, height, angle = ellipse_axes(np.cov(offset.T))
+        ring = Ellipse((float(centre[0]), float(centre[1])), width, height, angle=angle)
+        ring.set(facecolor="none", edgecolor=colour, linewidth=1.0)
+        axes.add_patch(ring)
+
+
+def ellipse_axes(covariance: Array) -> tuple[float, float, float]:
+    """Full axes and angle (degrees) of the ellipse that holds 95 % of a 2-D normal distribution.
+
+    Args:
+        covariance: Shape (2, 2).
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    # 5.991 is the 95th percentile of chi squared with two degrees of freedom.
+    long, short = 2.0 * np.sqrt(5.991 * values[::-1].clip(0.0))
+    x, y = vectors[:, 1]
+    return float(long), float(short), float(np.degrees(np.arctan2(y, x)))
+
+
+def _scale_bar(axes: Axes, x: float, y: float) -> None:
+    axes.plot([x, x + 10], [y, y], color="white", lw=1.5, path_effects=_HALO)
+    axes.annotate(
+        "10 mm", (x, y), (0, 2), textcoords="offset points", color="white", path_effects=_HALO
+    )
+
+
+def _show(axes: Axes, image: NDArray[Any]) -> None:
+    axes.imshow(image, cmap="gray", interpolation="antialiased")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def mean_positions_px(frame: pd.DataFrame, landmarks: Sequence[str]) -> dict[str, Array]:
+    """Mean true position of each landmark that was scored, slice pixels, shape (2,)."""
+    means = frame.groupby("landmark")[["true_x_px", "true_y_px"]].mean().dropna()
+    return {name: means.loc[name].to_numpy() for name in landmarks if name in means.index}
