@@ -1,0 +1,30 @@
+"""Train one model or a sweep: `python experiments/train.py experiment=demo_sl`."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from landmarking.config import register_resolvers, settings
+from landmarking.errors import LandmarkingError
+
+
+@hydra.main(config_path="../conf", config_name="train", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Check the configuration, prepare the cohort if need be, train, and print one line."""
+    from landmarking.training import TrainingConfig, train
+
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(values, dict)
+        print(train(settings(TrainingConfig, {str(k): v for k, v in values.items()})).summary())
+    except LandmarkingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    register_resolvers()
+    main()

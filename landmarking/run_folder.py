@@ -1,0 +1,168 @@
+"""One run, one folder: what is in it, and whether a run may start, go on or is done.
+
+A run is finished when its predictions.csv exists, which is written last. A folder is only ever
+continued or skipped by the same configuration on the same slices; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from landmarking.errors import ConfigError
+from landmarking.storage import write_text
+
+NOT_DECIDING = ("outputs", "overwrite", "threads", "workers", "logger")
+"""Settings that may differ when a run is started again: they do not touch its numbers."""
+
+NOT_DECIDING_OF_TRAINER = ("enable_progress_bar", "enable_model_summary", "profiler")
+
+
+class State(Enum):
+    """What a run's folder says about it."""
+
+    NEW = "new"
+    STARTED = "started"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions, commit, machine and digests."""
+        return self.path / "provenance.json"
+
+    @property
+    def split(self) -> Path:
+        """Who was trained on and who was held out."""
+        return self.path / "split.json"
+
+    @property
+    def history(self) -> Path:
+        """Losses, learning rate and test errors by epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of `last.ckpt`, to go on from, and `model.ckpt`, the result."""
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """Everything that going on needs; removed when the run is finished."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """The trained model: weights and plain settings."""
+        return self.checkpoints / "model.ckpt"
+
+    @property
+    def slices(self) -> Path:
+        """Test slices as bytes by scan id, for pictures."""
+        return self.path / "slices.npz"
+
+    @property
+    def predictions(self) -> Path:
+        """What was predicted; its presence says that the run is finished."""
+        return self.path / "predictions.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's logs."""
+        return self.path / "tensorboard"
+
+    def begin(
+        self, config: Mapping[str, Any], digest: str, facts: Mapping[str, Any], *, overwrite: bool
+    ) -> State:
+        """Make the folder ready, or say that there is nothing to do.
+
+        Args:
+            config: The resolved configuration, plain values.
+            digest: Digest of the prepared cohort.
+            facts: Provenance to write with a new run.
+            overwrite: Remove a run of another configuration instead of refusing it; a finished one
+                of the same configuration is trained again too.
+
+        Returns:
+            `FINISHED` if there is nothing to do, `STARTED` if there is a checkpoint to go on from.
+
+        Raises:
+            ConfigError: If the folder holds a run of another configuration or cohort, or cannot be
+                written.
+        """
+        if overwrite and self.path.exists():
+            shutil.rmtree(self.path)
+        self._check_same(config, digest)
+        if self.predictions.exists():
+            return State.FINISHED
+        if self.last.exists():
+            return State.STARTED
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+            write_text(self.provenance, json.dumps(dict(facts), indent=1) + "\n")
+        except OSError as error:
+            raise ConfigError(
+                f"outputs: {self.path} cannot be written ({error.strerror or error}); free space "
+                "there or set outputs=DIR to another folder"
+            ) from error
+        return State.NEW
+
+    def _check_same(self, config: Mapping[str, Any], digest: str) -> None:
+        if not (self.predictions.exists() or self.last.exists()):
+            return
+        ways_out = "choose another run= or study=, or replace it with overwrite=true"
+        try:
+            before: Any = OmegaConf.to_container(OmegaConf.load(self.config), resolve=True)
+            old_digest = json.loads(self.provenance.read_text(encoding="utf-8"))["cohort_digest"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"{self.path}: a run without a readable config.yaml and provenance.json "
+                f"({error!r}); {ways_out}"
+            ) from error
+        changed = differences(_deciding(before), _deciding(config))
+        if old_digest != digest:
+            changed.append(f"the slices were {old_digest[:12]} and are {digest[:12]}")
+        if changed:
+            raise ConfigError(
+                f"{self.path} holds a run of another configuration: {'; '.join(changed[:5])}; "
+                f"{ways_out}"
+            )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """Settings that differ between two configurations, in words, by dotted key."""
+    found = []
+    for key in sorted({*old, *new}, key=str):
+        path = f"{where}{key}"
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{path}.")
+        elif before != after:
+            found.append(f"{path} was {before} and is {after}")
+    return found
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in NOT_DECIDING}
+    trainer = kept.get("trainer") or {}
+    kept["trainer"] = {k: v for k, v in trainer.items() if k not in NOT_DECIDING_OF_TRAINER}
+    return kept

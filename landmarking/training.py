@@ -1,0 +1,209 @@
+"""One training run, from a configuration to predictions.csv."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from landmarking.callbacks import GroupEvaluation, History, RunCheckpoint, TestGroup
+from landmarking.data.datamodule import LandmarkDataModule
+from landmarking.data.prepared import PreparedCohort
+from landmarking.data.splits import write_split
+from landmarking.evaluation.predictions import RunIdentity
+from landmarking.models.module import LandmarkModule, OptimizerConfig
+from landmarking.models.schedule import ScheduleConfig
+from landmarking.preparation import ensure_prepared
+from landmarking.provenance import provenance
+from landmarking.results import cohort_images, mean_errors, write_results
+from landmarking.run_folder import RunFolder, State
+from landmarking.storage import atomic_path
+from landmarking.training_config import TrainingConfig
+
+__all__ = ["RunResult", "TrainingConfig", "run_training", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: Its folder.
+        state: How it was found: `NEW` was trained, `STARTED` resumed, `FINISHED` skipped.
+        errors_mm: Mean error and mean error without skill, by group.
+    """
+
+    folder: Path
+    state: State
+    errors_mm: Mapping[str, tuple[float, float]]
+
+    def summary(self) -> str:
+        """One line for the console."""
+        did = {State.NEW: "trained", State.STARTED: "resumed", State.FINISHED: "already finished"}
+        groups = ", ".join(
+            f"{group} {error:.2f} mm (no skill {floor:.2f})"
+            for group, (error, floor) in self.errors_mm.items()
+        )
+        return f"{self.folder.name}: {did[self.state]}; {groups}; {self.folder}"
+
+
+def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
+    """Train one model and predict the test groups; go on or skip where a run was started before.
+
+    Args:
+        config: The run.
+        cohort: Its prepared cohort.
+
+    Returns:
+        Where the results lie and the mean errors.
+
+    Raises:
+        ConfigError: If a setting is wrong, or the folder holds another run or cannot be written.
+        CohortError: If a group or landmark is missing.
+        LandmarkError: If the cohort has no such landmark.
+    """
+    folder = config.folder
+    names = cohort.landmarks.names if config.landmark is None else (config.landmark,)
+    data = LandmarkDataModule(
+        cohort,
+        landmarks=names,
+        train_groups=config.cohort.train_groups,
+        batches=config.batches,
+        normalisation=config.preprocess.normalisation,
+        seed=config.seed,
+    )
+    cohort.indices(config.cohort.test_groups)
+    facts = {**provenance(), "seed": config.seed, "cohort": cohort.name}
+    facts |= {"cohort_digest": cohort.digest, "split_digest": data.split.digest}
+    state = folder.begin(config.plain(), cohort.digest, facts, overwrite=config.overwrite)
+    if state is not State.FINISHED:
+        write_split(folder.split, data.split)
+        module = _fit(config, data, folder, resume=state is State.STARTED)
+        write_results(
+            folder,
+            cohort,
+            module,
+            _identity(config, data),
+            groups=config.cohort.test_groups,
+            mean_px=data.mean_px,
+        )
+        folder.last.unlink(missing_ok=True)
+    return RunResult(folder.path, state, mean_errors(folder.predictions))
+
+
+def _identity(config: TrainingConfig, data: LandmarkDataModule) -> RunIdentity:
+    return RunIdentity(
+        study=config.study,
+        run=config.run_name,
+        model=config.model_label,
+        experiment=config.experiment,
+        seed=config.seed,
+        cohort=data.cohort.name,
+        cohort_digest=data.cohort.digest,
+        simulated=data.cohort.simulated,
+        split_digest=data.split.digest,
+    )
+
+
+def _fit(
+    config: TrainingConfig, data: LandmarkDataModule, folder: RunFolder, *, resume: bool
+) -> LandmarkModule:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    pl.seed_everything(config.seed, verbose=False)
+    module = LandmarkModule(
+        network=config.model,
+        landmarks=list(data.landmarks),
+        image_size=list(data.cohort.images.shape[1:]),
+        mean_px=data.mean_px.tolist(),
+        normalisation=data.normalisation,
+        optimizer=_plain_fields(config.optimizer),
+        schedule=_plain_fields(config.schedule),
+        channels_last=config.speed.channels_last,
+    )
+    if config.speed.compile:
+        module.network.compile(mode=config.speed.compile_mode)
+    evaluation = GroupEvaluation(_test_groups(config, data), config.callbacks)
+    callbacks: list[pl.Callback] = [
+        evaluation,
+        History(folder.history, evaluation, config.callbacks),
+        RunCheckpoint(folder.last, config.callbacks.checkpoint_every),
+    ]
+    with quiet():
+        trainer = pl.Trainer(
+            **config.trainer,
+            default_root_dir=folder.path,
+            logger=_tensorboard(config, folder),
+            callbacks=callbacks,
+            num_sanity_val_steps=0,
+        )
+        # Weights only: a checkpoint is data, and loading one must not run what is put there.
+        trainer.fit(module, data, ckpt_path=folder.last if resume else None, weights_only=True)
+    with atomic_path(folder.model) as temporary:
+        trainer.save_checkpoint(temporary, weights_only=True)
+    return module
+
+
+def _plain_fields(config: OptimizerConfig | ScheduleConfig) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+
+
+def _tensorboard(config: TrainingConfig, folder: RunFolder) -> Any:
+    if not config.logger.tensorboard:
+        return False
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder.path, name="", version="tensorboard", default_hp_metric=False)
+
+
+def _test_groups(config: TrainingConfig, data: LandmarkDataModule) -> tuple[TestGroup, ...]:
+    cohort = data.cohort
+    groups = []
+    for name in config.cohort.test_groups:
+        chosen = cohort.indices([name])
+        images = cohort_images(cohort, chosen)
+        metric = np.array([cohort.geometry(int(index)).px_to_mm for index in chosen])
+        points = np.asarray(cohort.points_px[chosen][:, data.columns])
+        groups.append(TestGroup(name, images, points, metric))
+    return tuple(groups)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's banners, and its warnings about choices made here, from the console."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Lightning 2.6 calls a part of torch 2.13 that is on its way out.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        # Losses are logged by epoch, so the interval between logged steps does not matter.
+        warnings.filterwarnings("ignore", "The number of training batches", UserWarning)
+        # Slices lie on the device: there is nothing for worker processes to do.
+        warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)
+        yield
+
+
+def train(config: TrainingConfig) -> RunResult:
+    """Prepare the configured cohort where it is not there yet, and run.
+
+    Raises:
+        LandmarkingError: As `ensure_prepared` and `run_training` do.
+    """
+    cohort = ensure_prepared(
+        config.cohort,
+        config.landmarks.build(),
+        config.preprocess,
+        Path(config.outputs),
+        workers=config.workers,
+    )
+    return run_training(config, cohort)

@@ -1,0 +1,167 @@
+"""What a training run takes, checked before anything is computed."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
+
+from landmarking.callbacks import CallbacksConfig
+from landmarking.cohort.sources import CohortConfig
+from landmarking.data.datamodule import BatchConfig
+from landmarking.errors import ConfigError
+from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.models.build import network_class
+from landmarking.models.module import OptimizerConfig
+from landmarking.models.schedule import ScheduleConfig
+from landmarking.preparation import LandmarksConfig
+from landmarking.run_folder import RunFolder
+
+OURS = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "num_sanity_val_steps")
+"""Trainer arguments that a run sets itself."""
+
+
+@dataclass
+class AugmentConfig:
+    """Changes to training slices; the paper makes none, and none is the only kind yet."""
+
+    kind: str = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse other kinds.
+
+        Raises:
+            ConfigError: If the kind is not `none`.
+        """
+        if self.kind != "none":
+            raise ConfigError(f"augment.kind is none, found {self.kind!r}")
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves go besides history.csv."""
+
+    tensorboard: bool = True
+
+
+@dataclass
+class SpeedConfig:
+    """What makes a step faster without changing what it computes.
+
+    Attributes:
+        channels_last: Memory layout of images and convolutions.
+        compile: Compile the network in place.
+        compile_mode: Mode of `torch.compile`; `reduce-overhead` captures CUDA graphs.
+    """
+
+    channels_last: bool = False
+    compile: bool = False
+    compile_mode: str = "default"
+
+
+@dataclass
+class TrainingConfig:
+    """Everything that `experiments/train.py` takes; the keys of conf/train.yaml.
+
+    Attributes:
+        outputs: Folder of all results.
+        study: Folder of runs that are reported together.
+        cohort: Where the scans come from.
+        model: `_target_` and arguments of the network.
+        preprocess: Scan to slice.
+        landmarks: Which landmarks.
+        optimizer: Adam.
+        schedule: Learning rate by epoch.
+        augment: Changes to training slices.
+        batches: Batches and split.
+        speed: Layout and compilation.
+        trainer: Arguments of Lightning's Trainer.
+        logger: TensorBoard.
+        callbacks: How often what is looked at.
+        landmark: One landmark (SL), or None for all (ML).
+        run: Name of the run's folder; made from model, landmark and seed if None.
+        label: Name in tables; SL or ML if None.
+        experiment: Name of the experiment file.
+        seed: Seed of split, order, initial weights and dropout.
+        threads: Threads of this process; None takes all cores.
+        workers: Processes that prepare a cohort that is not there yet; None takes all cores.
+        overwrite: Replace what the run's folder holds.
+    """
+
+    outputs: str
+    study: str
+    cohort: CohortConfig
+    model: dict[str, Any]
+    preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
+    landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    landmark: str | None = None
+    run: str | None = None
+    label: str | None = None
+    experiment: str = "none"
+    seed: int = 0
+    threads: int | None = None
+    workers: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what types cannot: the network's and the trainer's own arguments.
+
+        Raises:
+            ConfigError: If one is unknown.
+        """
+        network_class(self.model)
+        check_trainer(self.trainer)
+
+    @property
+    def model_label(self) -> str:
+        """Name in tables."""
+        return self.label or ("ML" if self.landmark is None else "SL")
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run's folder."""
+        middle = "" if self.landmark is None else f"-{self.landmark}"
+        return self.run or f"{self.model_label.lower()}{middle}-seed{self.seed}"
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(Path(self.outputs) / self.study / self.run_name)
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved configuration as plain values, as config.yaml keeps it."""
+        values = OmegaConf.to_container(OmegaConf.structured(self), resolve=True)
+        assert isinstance(values, dict)
+        return {str(key): value for key, value in values.items()}
+
+
+def check_trainer(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that Lightning's Trainer does not take or that a run sets itself.
+
+    Raises:
+        ConfigError: With the nearest right name.
+    """
+    known = set(inspect.signature(pl.Trainer).parameters) - set(OURS)
+    for key in arguments:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean trainer.{near[0]}?" if near else "see Lightning's Trainer"
+            raise ConfigError(f"trainer.{key}: there is no such setting; {hint}")
+    if not isinstance(arguments.get("max_epochs"), int) or arguments["max_epochs"] < 1:
+        raise ConfigError(
+            f"trainer.max_epochs is a number of epochs, found {arguments.get('max_epochs')!r}"
+        )
