@@ -123,6 +123,30 @@ def _basis(size: int, step: float, count: int, *, derivative: bool = False) -> F
     return values.astype(np.float32)
 
 
+def smooth_field(
+    rng: np.random.Generator, shape: tuple[int, int, int], voxel_mm: Array, knot_mm: float
+) -> Float32:
+    """Smooth random field over a voxel grid: a cubic spline with normal coefficients.
+
+    Args:
+        rng: Source of chance.
+        shape: Voxels of the grid.
+        voxel_mm: Voxel size, shape (3,).
+        knot_mm: Knot distance, near half of the wavelength.
+
+    Returns:
+        Field with mean 0 and SD near 1, shape `shape`.
+    """
+    bases = [
+        _basis(size, knot_mm / by, int(size * by / knot_mm) + 2 * _MARGIN)
+        for size, by in zip(shape, voxel_mm, strict=True)
+    ]
+    weights = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32)
+    field = np.einsum("xyz,ix,jy,kz->ijk", weights, *bases, optimize=True)
+    # A cubic B-spline series of unit noise has variance 0.479 along each axis, on average.
+    return np.asarray(field / 0.479**1.5, dtype=np.float32)
+
+
 def knots(shape: tuple[int, int, int], step: Array) -> Array:
     """Voxel indices of the knots that a `VoxelMap` needs, shape (GI, GJ, GK, 3)."""
     axes = [
@@ -174,6 +198,10 @@ class RandomField:
             ]
             points += np.stack(move, axis=-1) / steps
         return points
+
+    def scaled(self, factor: float) -> RandomField:
+        """The same field with all displacements multiplied."""
+        return RandomField(factor * self.values, self.origin_mm, self.spacing_mm)
 
     def undone(self, points_mm: Array, steps: int = 2) -> Array:
         """Points that `displaced` sends to the given ones, shape (N, 3), to about 1e-4 mm."""

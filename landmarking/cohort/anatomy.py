@@ -1,0 +1,115 @@
+"""The average anatomy that phantoms are bent from, as volumes that can be looked up anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from landmarking.geometry import Array
+from landmarking.imaging.template import load_template
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A volume over the template's world, on a grid along its axes.
+
+    Attributes:
+        data: Values, float32, shape (X, Y, Z).
+        origin_mm: World mm of the first voxel's centre, shape (3,).
+        spacing_mm: Voxel size.
+    """
+
+    data: Float32
+    origin_mm: Array
+    spacing_mm: float
+
+    def at(self, points_mm: Float32) -> Float32:
+        """Values at template points of shape (3, N), linear between voxels; edges go on.
+
+        Returns:
+            Shape (N,).
+        """
+        # Three times as fast as scipy's map_coordinates, which matters for millions of voxels.
+        import torch
+        from torch.nn.functional import grid_sample
+
+        size = np.array(self.data.shape, dtype=np.float32)
+        scale = (2.0 / (self.spacing_mm * (size - 1.0))).astype(np.float32)
+        shift = (self.origin_mm * scale + 1.0).astype(np.float32)
+        unit = points_mm * scale[:, None] - shift[:, None]
+        grid = torch.from_numpy(np.ascontiguousarray(unit[::-1].T))[None, :, None, None]
+        volume = torch.from_numpy(self.data)[None, None]
+        values: Any = grid_sample(volume, grid, padding_mode="border", align_corners=True)
+        return np.asarray(values.numpy().ravel(), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """Average anatomy.
+
+    Attributes:
+        brain: T1 intensities of the brain, 0 to 1.
+        grey: Share of grey matter.
+        white: Share of white matter.
+        outside: Signed distance from the brain's hull in mm, negative within.
+        mid_surface_mm: Points of the mid-sagittal plane within the brain, shape (M, 3).
+    """
+
+    brain: Volume
+    grey: Volume
+    white: Volume
+    outside: Volume
+    mid_surface_mm: Array
+
+
+@lru_cache(maxsize=1)
+def load_atlas() -> Atlas:
+    """Build the atlas once per process."""
+    template = load_template()
+    origin = template.affine[:3, 3]
+    volumes = {
+        name: Volume(np.array(getattr(template, name)), origin, 1.0)
+        for name in ("brain", "grey", "white")
+    }
+    return Atlas(
+        **volumes,
+        outside=_outside(template.brain_mask, origin),
+        mid_surface_mm=_mid_surface(template.brain_mask, origin),
+    )
+
+
+def _outside(mask: NDArray[np.bool_], origin: Array) -> Volume:
+    """Distance from the brain with its cord, on a 2 mm grid that holds face and neck."""
+    low = np.array([-120.0, -150.0, -170.0])
+    size = (121, 141, 141)
+    world = [low[axis] + 2.0 * np.arange(size[axis]) for axis in range(3)]
+    whole = np.zeros(size, dtype=bool)
+    inner = tuple(
+        slice(*(np.searchsorted(world[axis], (origin[axis], origin[axis] + mask.shape[axis]))))
+        for axis in range(3)
+    )
+    picks = [
+        np.rint(world[axis][inner[axis]] - origin[axis]).astype(int).clip(0, mask.shape[axis] - 1)
+        for axis in range(3)
+    ]
+    whole[inner] = mask[np.ix_(*picks)]
+    x, y, z = np.meshgrid(*world, indexing="ij", sparse=True)
+    cord_y = -47.0 - 0.15 * (z + 72.0)
+    whole |= (z < -66.0) & ((x / 8.0) ** 2 + ((y - cord_y) / 7.0) ** 2 < 1.0)
+    inside = ndimage.distance_transform_edt(whole, sampling=2.0)
+    outside = ndimage.distance_transform_edt(~whole, sampling=2.0)
+    signed = np.where(whole, 1.0 - inside, outside - 1.0)
+    return Volume(ndimage.gaussian_filter(signed.astype(np.float32), 0.7), low, 2.0)
+
+
+def _mid_surface(mask: NDArray[np.bool_], origin: Array) -> Array:
+    column = round(-float(origin[0]))
+    rows = np.argwhere(mask[column, ::8, ::8]) * 8.0 + origin[1:]
+    return np.column_stack([np.zeros(len(rows)), rows])

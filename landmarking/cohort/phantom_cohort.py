@@ -1,0 +1,212 @@
+"""Write phantom heads as a BIDS tree: any number of workers, resumed where it was left."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landmarking.cohort.bids import (
+    Participant,
+    landmark_path,
+    scan_path,
+    write_description,
+    write_participants,
+)
+from landmarking.cohort.phantom import Head, PhantomSettings, Subject, generator, make_head
+from landmarking.errors import CohortError
+from landmarking.landmarks import landmark_set, write_markups
+from landmarking.storage import atomic_path, write_text
+
+_LOGGER = logging.getLogger(__name__)
+_GZIP_LEVEL = 1
+
+
+@dataclass(frozen=True)
+class PlannedScan:
+    """A scan to be written: whose it is and what its files are called."""
+
+    subject: Subject
+    participant_id: str
+    session: str | None
+
+
+def planned_scans(settings: PhantomSettings) -> tuple[PlannedScan, ...]:
+    """All scans of a cohort, group by group; a longer plan begins with the shorter one."""
+    counts = {"train": settings.train, "HS": settings.healthy, "DS": settings.down_syndrome}
+    return tuple(
+        scan for group, count in counts.items() for scan in _group_plan(settings, group, count)
+    )
+
+
+def _group_plan(settings: PhantomSettings, group: str, count: int) -> Iterator[PlannedScan]:
+    several = group == "train" and settings.scans_per_person > 1.0
+    made = person = 0
+    while made < count:
+        visits = 1
+        if several:
+            # One to five scans, with the mean asked for.
+            rng = generator(settings.seed, group, person, 2000)
+            visits += int(rng.binomial(4, (settings.scans_per_person - 1.0) / 4.0))
+        for visit in range(min(visits, count - made)):
+            session = f"ses-{visit + 1:02d}" if several else None
+            yield PlannedScan(
+                Subject(group, person, visit), f"sub-{group}{person + 1:04d}", session
+            )
+            made += 1
+        person += 1
+
+
+def write_phantom_cohort(
+    root: Path, settings: PhantomSettings, workers: int = 1, *, progress: bool = True
+) -> None:
+    """Make a phantom cohort, or what is missing of it.
+
+    A head whose record bears the settings' digest is complete and stays; any other is made anew.
+
+    Args:
+        root: Folder of the BIDS tree.
+        settings: What to make.
+        workers: Processes that make heads; the files do not depend on their number.
+        progress: Whether a bar is shown.
+
+    Raises:
+        CohortError: If the folder holds something that is no phantom cohort.
+    """
+    _refuse_foreign(root)
+    plan = planned_scans(settings)
+    digest = settings.digest()
+    missing = [scan for scan in plan if not _complete(root, scan, digest)]
+    write_description(root, "Phantom heads", simulated=True)
+    if missing:
+        (root / "participants.tsv").unlink(missing_ok=True)
+        _LOGGER.info("making %d of %d phantom heads in %s", len(missing), len(plan), root)
+        _make_all(root, settings, missing, workers, progress)
+    _write_people(root, plan)
+
+
+def _refuse_foreign(root: Path) -> None:
+    description = root / "dataset_description.json"
+    if root.exists() and any(root.iterdir()) and not description.exists():
+        raise CohortError(
+            f"{root}: is a folder with other files; choose a new folder for the phantom cohort"
+        )
+    if description.exists():
+        text = description.read_text(encoding="utf-8")
+        if not json.loads(text).get("Simulated", False):
+            raise CohortError(
+                f"{root}: is a cohort of real scans; choose a new folder for the phantom cohort"
+            )
+
+
+def record_path(root: Path, scan: PlannedScan) -> Path:
+    """JSON file with the record of one head; it is written last."""
+    image = scan_path(root, scan.participant_id, scan.session)
+    name = image.name.replace("_T1w.nii.gz", "_phantom.json")
+    return root / "derivatives" / "phantom" / image.parent.relative_to(root) / name
+
+
+def _complete(root: Path, scan: PlannedScan, digest: str) -> bool:
+    path = record_path(root, scan)
+    if not path.exists():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("digest") == digest)
+
+
+def _make_all(
+    root: Path,
+    settings: PhantomSettings,
+    scans: Sequence[PlannedScan],
+    workers: int,
+    progress: bool,
+) -> None:
+    from rich.progress import track
+
+    if workers <= 1:
+        for scan in track(scans, "phantom heads", disable=not progress):
+            write_head(root, settings, scan)
+        return
+    # Forked processes would inherit locks of the libraries' threads.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        jobs = [pool.submit(write_head, root, settings, scan) for scan in scans]
+        try:
+            done = as_completed(jobs)
+            for job in track(done, "phantom heads", total=len(jobs), disable=not progress):
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def write_head(root: Path, settings: PhantomSettings, scan: PlannedScan) -> None:
+    """Make one head and write its scan, landmarks, tissues and, last, its record."""
+    record_path(root, scan).unlink(missing_ok=True)
+    head = make_head(settings, scan.subject)
+    image = scan_path(root, scan.participant_id, scan.session)
+    write_nifti(image, head.data, head.affine)
+    names = landmark_set("afids32").names
+    markups = landmark_path(root, scan.participant_id, scan.session)
+    write_markups(markups, dict(zip(names, head.landmarks_mm, strict=True)))
+    if settings.keep_tissues:
+        _write_tissues(root, image, head)
+    record = {"digest": settings.digest(), **head.record}
+    write_text(record_path(root, scan), json.dumps(record, indent=1) + "\n")
+
+
+def _write_tissues(root: Path, image: Path, head: Head) -> None:
+    folder = root / "derivatives" / "tissues" / image.parent.relative_to(root)
+    for label, share in zip(("GM", "WM", "CSF"), head.tissues, strict=True):
+        name = image.name.replace("_T1w", f"_label-{label}_probseg")
+        write_nifti(folder / name, share, head.affine)
+
+
+def write_nifti(path: Path, data: np.ndarray[Any, Any], affine: np.ndarray[Any, Any]) -> None:
+    """Write a NIfTI file whose bytes depend on the arguments only, as a whole.
+
+    Args:
+        path: `.nii.gz` file.
+        data: int16 or uint8, shape (I, J, K).
+        affine: Voxel to world RAS mm, shape (4, 4).
+    """
+    import nibabel as nib
+
+    image: Any = nib.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    buffer = BytesIO()
+    image.to_stream(buffer)
+    # A gzip header holds the time of writing and the file's name unless told otherwise.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as packed,
+    ):
+        packed.write(buffer.getbuffer())
+
+
+def _write_people(root: Path, plan: Sequence[PlannedScan]) -> None:
+    people: dict[str, Participant] = {}
+    for scan in plan:
+        record = json.loads(record_path(root, scan).read_text(encoding="utf-8"))
+        people.setdefault(
+            scan.participant_id,
+            Participant(scan.participant_id, scan.subject.group, record["age"]),
+        )
+    write_participants(root, people.values())

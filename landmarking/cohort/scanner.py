@@ -1,0 +1,121 @@
+"""The scanner: where the head lies in the field of view, and what the image suffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from landmarking.cohort.anatomy import Float32
+from landmarking.cohort.warps import smooth_field
+from landmarking.geometry import Array, rigid_matrix
+
+
+@dataclass
+class ScannerSettings:
+    """Pose, field of view, voxels and artefacts.
+
+    Attributes:
+        voxel_mm: Smallest and largest voxel edge.
+        anisotropic: Share of scans whose voxels are longer along one axis.
+        field_mm: Mean field of view along left-right, front-back and up-down.
+        field_sd_mm: SD of each.
+        turn_deg: SD of pitch, roll and yaw.
+        shift_mm: SD of the head's position in the field of view, along each axis.
+        orientations: Orientation codes to draw from; empty for all 48.
+        bias: SD of the log bias field.
+        noise: Smallest and largest noise SD, as a share of white matter.
+        blur_mm: Largest SD of the blur.
+    """
+
+    voxel_mm: list[float] = field(default_factory=lambda: [0.8, 1.3])
+    anisotropic: float = 0.3
+    field_mm: list[float] = field(default_factory=lambda: [176.0, 232.0, 224.0])
+    field_sd_mm: float = 8.0
+    turn_deg: list[float] = field(default_factory=lambda: [8.0, 3.0, 4.0])
+    shift_mm: float = 4.0
+    orientations: list[str] = field(default_factory=list)
+    bias: float = 0.15
+    noise: list[float] = field(default_factory=lambda: [0.01, 0.05])
+    blur_mm: float = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class ScannerFrame:
+    """Grid of one scan, before its axes are permuted.
+
+    Attributes:
+        affine: Voxel to world RAS mm, shape (4, 4); axes run right, front, up.
+        shape: Voxels by axis.
+        pose: Head (the template's frame) to world, rigid, shape (4, 4).
+        voxel_mm: Voxel size, shape (3,).
+        codes: Orientation code that the file will have, such as `PIL`.
+    """
+
+    affine: Array
+    shape: tuple[int, int, int]
+    pose: Array
+    voxel_mm: Array
+    codes: str
+
+
+def scanner_frame(settings: ScannerSettings, rng: np.random.Generator) -> ScannerFrame:
+    """Draw pose, voxels, field of view and orientation of one scan."""
+    smallest, largest = settings.voxel_mm
+    voxel = np.full(3, rng.uniform(smallest, largest))
+    if rng.random() < settings.anisotropic:
+        voxel[rng.integers(3)] = rng.uniform(voxel[0], largest)
+    extent = np.array(settings.field_mm) + settings.field_sd_mm * rng.standard_normal(3).clip(-1, 2)
+    shape = np.rint(extent / voxel).astype(int)
+    pitch, roll, yaw = np.array(settings.turn_deg) * rng.standard_normal(3).clip(-2.5, 2.5)
+    pose = rigid_matrix(
+        pitch, roll, yaw, settings.shift_mm * rng.standard_normal(3), (0.0, -20.0, 0.0)
+    )
+    affine = np.diag([*voxel, 1.0])
+    # The vertex stays in view: the field hangs down from it, as technologists place it.
+    middle = np.array([0.0, -16.0, 105.0 - 0.5 * extent[2]])
+    affine[:3, 3] = middle - 0.5 * voxel * (shape - 1)
+    codes = str(rng.choice(settings.orientations or _all_codes()))
+    return ScannerFrame(affine, (int(shape[0]), int(shape[1]), int(shape[2])), pose, voxel, codes)
+
+
+def _all_codes() -> list[str]:
+    from itertools import permutations, product
+
+    return ["".join(code) for order in permutations(("LR", "PA", "IS")) for code in product(*order)]
+
+
+def acquire(
+    settings: ScannerSettings, image: Float32, frame: ScannerFrame, rng: np.random.Generator
+) -> NDArray[np.int16]:
+    """Bias field, blur and Rician noise; intensities end as int16 with white matter near 600."""
+    bias = settings.bias * smooth_field(rng, frame.shape, frame.voxel_mm, 60.0)
+    blurred = ndimage.gaussian_filter(image, rng.uniform(0.2, settings.blur_mm) / frame.voxel_mm)
+    signal = blurred * np.exp(bias, dtype=np.float32)
+    least, most = settings.noise
+    sd = rng.uniform(least, most)
+    real = signal + sd * rng.standard_normal(image.shape, dtype=np.float32)
+    imaginary = sd * rng.standard_normal(image.shape, dtype=np.float32)
+    scale = rng.uniform(300.0, 900.0)
+    magnitude = np.rint(scale * np.hypot(real, imaginary)).clip(0, 32000)
+    return np.asarray(magnitude, dtype=np.int16)
+
+
+def reoriented(
+    data: NDArray[np.int16], tissues: NDArray[np.uint8], frame: ScannerFrame
+) -> tuple[NDArray[np.int16], NDArray[np.uint8], Array]:
+    """Permute and flip the axes to the orientation code of the frame; the world stays."""
+    letters = ("RL", "AP", "SI")
+    axes = [next(n for n, pair in enumerate(letters) if code in pair) for code in frame.codes]
+    back = [code == letters[axis][1] for code, axis in zip(frame.codes, axes, strict=True)]
+    cut = tuple(slice(None, None, -1) if flip else slice(None) for flip in back)
+    change = np.zeros((4, 4))
+    change[3, 3] = 1.0
+    for new, (old, flip) in enumerate(zip(axes, back, strict=True)):
+        # Column `new` says which old voxel a step along the new axis leads to.
+        change[old, new] = -1.0 if flip else 1.0
+        change[old, 3] = data.shape[old] - 1 if flip else 0.0
+    turned = tissues.transpose(0, *(axis + 1 for axis in axes))[(slice(None), *cut)]
+    return data.transpose(axes)[cut], turned, frame.affine @ change
