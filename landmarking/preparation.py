@@ -8,29 +8,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from landmarking.cohort.bids import Cohort, ScanRecord
+from landmarking.cohort.bids import Cohort
 from landmarking.cohort.sources import CohortConfig, open_cohort
-from landmarking.contact_sheet import write_contact_sheets
-from landmarking.data.cache import FileDigests, StageCache, stage_key
+from landmarking.data.assembly import cohort_digest, input_digests, save_cohort
+from landmarking.data.cache import StageCache, stage_key
 from landmarking.data.jobs import Job, PreparedScan, prepare_scan
 from landmarking.data.prepared import (
     INDEX,
     PreparedCohort,
-    SliceRecord,
     load_prepared,
-    save_prepared,
 )
-from landmarking.data.stages import key_settings, reference_identity, stage_versions
+from landmarking.data.stages import is_cached
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set
 from landmarking.processes import available_cores, map_processes
-from landmarking.quality import Value, landmark_figures, quality_csv, quality_table
 from landmarking.storage import file_lock, remove_leftovers
-
-QUALITY = "qc.csv"
 
 logger = logging.getLogger(__name__)
 
@@ -162,8 +155,8 @@ def prepare(
     """
     start = time.perf_counter()
     count = workers or available_cores()
-    digests = _input_digests(cohort, outputs, count)
-    digest = _cohort_digest(cohort, landmarks, settings, digests)
+    digests = input_digests(cohort, outputs, count)
+    digest = cohort_digest(cohort, landmarks, settings, digests)
     folder = outputs / "prepared" / f"{cohort.name}-{digest[:12]}"
     with file_lock(outputs / "cache" / "locks" / f"prepare-{digest[:12]}.lock"):
         finished = _load_finished(folder, digest)
@@ -177,54 +170,9 @@ def prepare(
         ]
         scans = _in_order(jobs, _run(jobs, count, progress))
         _refuse_problems(cohort, scans)
-        prepared = _save(folder, cohort, landmarks, settings, digest, scans)
+        prepared = save_cohort(folder, cohort, landmarks, settings, digest, scans)
     seconds, computed = _times(scans)
     return Preparation(prepared, seconds, computed, time.perf_counter() - start)
-
-
-def _input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str]:
-    files = [record.image for record in cohort.scans]
-    files += [record.landmarks for record in cohort.scans if record.landmarks is not None]
-    try:
-        return FileDigests(outputs / "cache" / "files.json").digests(files, workers)
-    except OSError as error:
-        raise CohortError(f"cohort {cohort.name}: a file cannot be read: {error}") from error
-
-
-def _cohort_digest(
-    cohort: Cohort,
-    landmarks: LandmarkSet,
-    settings: PreprocessSettings,
-    digests: Mapping[Path, str],
-) -> str:
-    scans = [
-        (
-            _slice_record(record),
-            digests[record.image],
-            None if record.landmarks is None else digests[record.landmarks],
-        )
-        for record in cohort.scans
-    ]
-    decided_by = (
-        cohort.name,
-        cohort.simulated,
-        landmarks,
-        key_settings(settings),
-        reference_identity(settings.histogram_reference),
-        stage_versions(),
-    )
-    return stage_key("cohort", 1, *decided_by, scans)
-
-
-def _slice_record(record: ScanRecord) -> SliceRecord:
-    return SliceRecord(
-        scan_id=record.scan_id,
-        participant_id=record.participant_id,
-        session=record.session,
-        group=record.group,
-        age=record.age,
-        sex=record.sex,
-    )
 
 
 def _load_finished(folder: Path, digest: str) -> PreparedCohort | None:
@@ -259,9 +207,17 @@ def _run(jobs: Sequence[Job], workers: int, progress: bool) -> Iterator[Prepared
     )
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("prepare", total=len(jobs))
-        for scan in map_processes(prepare_scan, jobs, workers):
+        for scan in _prepared_scans(jobs, workers):
             bar.advance(task)
             yield scan
+
+
+def _prepared_scans(jobs: Sequence[Job], workers: int) -> Iterator[PreparedScan]:
+    # Starting processes costs seconds, reading a finished slice a millisecond.
+    cached = [is_cached(job.image_sha256, job.settings, job.cache) for job in jobs]
+    yield from map(prepare_scan, (job for job, done in zip(jobs, cached, strict=True) if done))
+    missing = [job for job, done in zip(jobs, cached, strict=True) if not done]
+    yield from map_processes(prepare_scan, missing, workers)
 
 
 def _in_order(jobs: Sequence[Job], scans: Iterator[PreparedScan]) -> list[PreparedScan]:
@@ -278,56 +234,6 @@ def _refuse_problems(cohort: Cohort, scans: Sequence[PreparedScan]) -> None:
             "of participants.tsv):",
             problems,
         )
-
-
-def _save(
-    folder: Path,
-    cohort: Cohort,
-    landmarks: LandmarkSet,
-    settings: PreprocessSettings,
-    digest: str,
-    scans: Sequence[PreparedScan],
-) -> PreparedCohort:
-    staged = [scan.staged for scan in scans if scan.staged is not None]
-    records = [_slice_record(scan.record) for scan in scans]
-    images = np.stack([item.image for item in staged])
-    quality = _quality(scans, records, landmarks)
-
-    def add_quality_control(unfinished: Path) -> None:
-        (unfinished / QUALITY).write_text(quality_csv(quality), encoding="utf-8")
-        points_px = np.stack(
-            [
-                item.geometry.to_pixel(scan.points_mm)
-                for item, scan in zip(staged, scans, strict=True)
-            ]
-        )
-        write_contact_sheets(unfinished, images, points_px, records, quality, landmarks.names)
-
-    return save_prepared(
-        folder,
-        name=cohort.name,
-        simulated=cohort.simulated,
-        digest=digest,
-        landmarks=landmarks,
-        images=images,
-        points_mm=np.stack([scan.points_mm for scan in scans]),
-        pixel_to_world=np.stack([item.geometry.pixel_to_world for item in staged]),
-        records=records,
-        settings=key_settings(settings),
-        add_files=add_quality_control,
-    )
-
-
-def _quality(
-    scans: Sequence[PreparedScan], records: Sequence[SliceRecord], landmarks: LandmarkSet
-) -> list[dict[str, Value]]:
-    figures: list[dict[str, Value]] = []
-    for scan in scans:
-        assert scan.staged is not None
-        template_mm, names = landmarks.template_mm, landmarks.names
-        placed = landmark_figures(scan.staged.geometry, scan.points_mm, template_mm, names)
-        figures.append({**scan.staged.qc, **placed})
-    return quality_table(records, figures)
 
 
 def _times(scans: Sequence[PreparedScan]) -> tuple[dict[str, float], dict[str, int]]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from landmarking.cohort.sources import CohortConfig
+from landmarking.data.assembly import QUALITY
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.preparation import (
-    QUALITY,
     LandmarksConfig,
     Preparation,
     open_locked,

@@ -104,6 +104,10 @@ class StageCache:
             logger.warning("%s: %s; it is made again", path, error)
             return None
 
+    def has(self, stage: str, key: str) -> bool:
+        """Whether there is an entry, whole or damaged."""
+        return self._path(stage, key).exists()
+
     def put(self, stage: str, key: str, entry: Entry) -> None:
         """Store an entry, in place of an older one.
 

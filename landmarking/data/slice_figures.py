@@ -18,11 +18,12 @@ def intensity_figures(
     Args:
         raw: Slice as resampled, shape (H, W).
         matched: The same after histogram matching, shape (H, W).
-        reference: Reference of the matching, any shape.
+        reference: Reference of the matching; its darkest pixels are taken as background.
 
     Returns:
         Mean, standard deviation and percentiles of the raw slice in the scan's own units; its
-        relative variation (SD over mean); the correlation with the reference, where shapes agree.
+        relative variation (SD over mean); the correlation with the reference, over the pixels
+        where that shows anything, if the shapes agree.
     """
     low, middle, high = np.percentile(raw, [1, 50, 99])
     mean, deviation = float(raw.mean(dtype=np.float64)), float(raw.std(dtype=np.float64))
@@ -35,12 +36,15 @@ def intensity_figures(
         "raw_variation": deviation / mean if mean > 0.0 else float("nan"),
     }
     if matched.shape == reference.shape:
-        figures["reference_correlation"] = _correlation(matched, reference)
+        shown = reference > reference.min()
+        figures["reference_correlation"] = _correlation(matched[shown], reference[shown])
     return figures
 
 
 def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    a, b = (image.astype(np.float64).ravel() - float(image.mean()) for image in (first, second))
+    if first.size == 0:
+        return float("nan")
+    a, b = (image.astype(np.float64) - float(image.mean()) for image in (first, second))
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norm if norm > 0.0 else float("nan")
 

@@ -120,6 +120,11 @@ class _Scan:
         return result
 
 
+def is_cached(image_sha256: str, settings: PreprocessSettings, cache: StageCache) -> bool:
+    """Whether the finished slice of a scan lies in the cache (its checksum is not looked at)."""
+    return cache.has("intensity", stage_keys(image_sha256, settings)["intensity"])
+
+
 def staged_slice(
     image: Path, image_sha256: str, settings: PreprocessSettings, cache: StageCache
 ) -> StagedSlice:

@@ -1,0 +1,139 @@
+"""From single scans to one prepared cohort, and the digest that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from landmarking.cohort.bids import Cohort, ScanRecord
+from landmarking.contact_sheet import write_contact_sheets
+from landmarking.data.cache import FileDigests, stage_key
+from landmarking.data.jobs import PreparedScan
+from landmarking.data.prepared import PreparedCohort, SliceRecord, save_prepared
+from landmarking.data.stages import key_settings, reference_identity, stage_versions
+from landmarking.errors import CohortError
+from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.landmarks import LandmarkSet
+from landmarking.quality import Value, landmark_figures, quality_csv, quality_table
+
+QUALITY = "qc.csv"
+
+
+def input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str]:
+    """SHA-256 of all scan and landmark files of a cohort, remembered in `outputs/cache`.
+
+    Raises:
+        CohortError: If a file cannot be read.
+    """
+    files = [record.image for record in cohort.scans]
+    files += [record.landmarks for record in cohort.scans if record.landmarks is not None]
+    try:
+        return FileDigests(outputs / "cache" / "files.json").digests(files, workers)
+    except OSError as error:
+        raise CohortError(f"cohort {cohort.name}: a file cannot be read: {error}") from error
+
+
+def cohort_digest(
+    cohort: Cohort,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    digests: Mapping[Path, str],
+) -> str:
+    """SHA-256 of everything that decides a prepared cohort.
+
+    Args:
+        cohort: People, groups and files.
+        landmarks: Landmark set.
+        settings: Settings of the imaging stages.
+        digests: SHA-256 of the files.
+    """
+    scans = [
+        (
+            _slice_record(record),
+            digests[record.image],
+            None if record.landmarks is None else digests[record.landmarks],
+        )
+        for record in cohort.scans
+    ]
+    decided_by = (
+        cohort.name,
+        cohort.simulated,
+        landmarks,
+        key_settings(settings),
+        reference_identity(settings.histogram_reference),
+        stage_versions(),
+    )
+    return stage_key("cohort", 1, *decided_by, scans)
+
+
+def _slice_record(record: ScanRecord) -> SliceRecord:
+    return SliceRecord(
+        scan_id=record.scan_id,
+        participant_id=record.participant_id,
+        session=record.session,
+        group=record.group,
+        age=record.age,
+        sex=record.sex,
+    )
+
+
+def save_cohort(
+    folder: Path,
+    cohort: Cohort,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    digest: str,
+    scans: Sequence[PreparedScan],
+) -> PreparedCohort:
+    """Write slices, index, qc.csv and contact sheets of a cohort, as a whole.
+
+    Args:
+        folder: Folder to make.
+        cohort: The cohort.
+        landmarks: Landmark set.
+        settings: Settings of the imaging stages.
+        digest: What `cohort_digest` gives.
+        scans: All scans in the cohort's order, none with a problem.
+    """
+    staged = [scan.staged for scan in scans if scan.staged is not None]
+    records = [_slice_record(scan.record) for scan in scans]
+    images = np.stack([item.image for item in staged])
+    quality = _quality(scans, records, landmarks)
+
+    def add_quality_control(unfinished: Path) -> None:
+        (unfinished / QUALITY).write_text(quality_csv(quality), encoding="utf-8")
+        points_px = np.stack(
+            [
+                item.geometry.to_pixel(scan.points_mm)
+                for item, scan in zip(staged, scans, strict=True)
+            ]
+        )
+        write_contact_sheets(unfinished, images, points_px, records, quality, landmarks.names)
+
+    return save_prepared(
+        folder,
+        name=cohort.name,
+        simulated=cohort.simulated,
+        digest=digest,
+        landmarks=landmarks,
+        images=images,
+        points_mm=np.stack([scan.points_mm for scan in scans]),
+        pixel_to_world=np.stack([item.geometry.pixel_to_world for item in staged]),
+        records=records,
+        settings=key_settings(settings),
+        add_files=add_quality_control,
+    )
+
+
+def _quality(
+    scans: Sequence[PreparedScan], records: Sequence[SliceRecord], landmarks: LandmarkSet
+) -> list[dict[str, Value]]:
+    figures: list[dict[str, Value]] = []
+    for scan in scans:
+        assert scan.staged is not None
+        template_mm, names = landmarks.template_mm, landmarks.names
+        placed = landmark_figures(scan.staged.geometry, scan.points_mm, template_mm, names)
+        figures.append({**scan.staged.qc, **placed})
+    return quality_table(records, figures)
