@@ -1,6 +1,19 @@
+import os
+import socket
+import subprocess
+import threading
+import time
+
 import pytest
 
-from landmarking.storage import atomic_path, write_text
+from landmarking.storage import (
+    atomic_folder,
+    atomic_path,
+    file_lock,
+    file_sha256,
+    remove_leftovers,
+    write_text,
+)
 
 
 def test_a_file_appears_whole_in_folders_made_on_the_way(tmp_path):
@@ -29,3 +42,75 @@ def test_the_temporary_file_keeps_the_suffix_that_writers_look_at(tmp_path):
         assert temporary.name.endswith(".nii.gz")
         assert temporary.parent == tmp_path
         temporary.write_bytes(b"")
+
+
+def test_a_folder_appears_whole_and_replaces_an_older_one(tmp_path):
+    folder = tmp_path / "prepared" / "demo"
+    for text in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / f"{text}.txt").write_text(text)
+            assert not (folder / f"{text}.txt").exists()
+    assert [path.name for path in folder.iterdir()] == ["new.txt"]
+    assert [path.name for path in folder.parent.iterdir()] == ["demo"]
+
+
+def test_an_interrupted_folder_leaves_the_old_one(tmp_path):
+    folder = tmp_path / "demo"
+    with atomic_folder(folder) as temporary:
+        (temporary / "a.txt").write_text("old")
+
+    def fail_half_way():
+        with atomic_folder(folder) as temporary:
+            (temporary / "a.txt").write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way()
+    assert (folder / "a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_those_of_running_ones_kept(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = socket.gethostname()
+    left = [
+        tmp_path / "a" / f".tmp-{host}-{dead.pid}-00aa-index.json",
+        tmp_path / f".tmp-{host}-{dead.pid}-00bb-demo" / "images.npy",
+    ]
+    kept = [
+        tmp_path / "a" / f".tmp-{host}-{os.getpid()}-00aa-index.json",
+        tmp_path / "a" / f".tmp-elsewhere.{host}-{dead.pid}-00aa-index.json",
+        tmp_path / "a" / "index.json",
+    ]
+    for path in (*left, *kept):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    assert remove_leftovers(tmp_path) == 2
+    assert not left[0].exists()
+    assert not left[1].parent.exists()
+    assert all(path.exists() for path in kept)
+
+
+def test_a_lock_lets_one_in_at_a_time(tmp_path, caplog):
+    order = []
+
+    def second():
+        with file_lock(tmp_path / "locks" / "a.lock"):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with file_lock(tmp_path / "locks" / "a.lock"):
+        waiting.start()
+        while "waiting for another process" not in caplog.text:
+            time.sleep(0.005)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+def test_file_sha256_is_the_digest_of_the_bytes(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+    assert file_sha256(path) == expected
