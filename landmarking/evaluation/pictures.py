@@ -20,7 +20,7 @@ from landmarking.geometry import Array
 Slices = Mapping[str, NDArray[np.uint8]]
 
 _HALO = [effects.withStroke(linewidth=1.4, foreground="black")]
-_TRUTH: dict[str, Any] = {"marker": "+", "color": "white", "s": 13, "linewidths": 0.7}
+_TRUTH: dict[str, Any] = {"marker": "+", "color": "white", "s": 12, "linewidths": 0.5}
 
 
 def landmark_figure(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
@@ -60,8 +60,8 @@ def examples(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
         return None
     groups = group_order(ranked.index.get_level_values("group"))
     models = ordered(rows["model"], ("ML", "SL"), ())
-    height = 1.32 * len(groups) * len(models)
-    figure = new_figure(height)
+    middle, reach = rows["true_y_px"].mean(), 50.0
+    figure = new_figure(0.97 * len(groups) * len(models))
     panels = figure.subplots(len(groups) * len(models), 3, squeeze=False)
     for row, (group, model) in enumerate((g, m) for g in groups for m in models):
         order = ranked.loc[group].sort_values(kind="stable").index
@@ -71,6 +71,7 @@ def examples(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
             part = rows[(rows["scan_id"] == scan) & (rows["model"] == model)]
             _show(axes, slices[scan])
             draw_points(axes, part, model)
+            axes.set_ylim(middle + reach, middle - reach)
             axes.set_title(f"{word}: {part['error_mm'].mean():.1f} mm", pad=2, fontsize=6.5)
         panels[row][0].set_ylabel(f"{group}, {model}")
     caption = (
@@ -100,9 +101,9 @@ def draw_points(axes: Axes, rows: pd.DataFrame, model: str) -> None:
     colour = model_colours([model])[model]
     pairs = rows[["true_x_px", "true_y_px", "pred_x_px", "pred_y_px"]].to_numpy(np.float64)
     for true_x, true_y, x, y in pairs:
-        axes.plot([true_x, x], [true_y, y], color=colour, lw=0.6)
-    axes.scatter(pairs[:, 0], pairs[:, 1], **_TRUTH)
-    axes.scatter(pairs[:, 2], pairs[:, 3], marker="x", s=9, color=colour, linewidths=0.9)
+        axes.plot([true_x, x], [true_y, y], color=colour, lw=0.6, zorder=2)
+    axes.scatter(pairs[:, 2], pairs[:, 3], marker="x", s=7, color=colour, linewidths=0.8, zorder=3)
+    axes.scatter(pairs[:, 0], pairs[:, 1], zorder=4, **_TRUTH)
 
 
 def error_ellipses(

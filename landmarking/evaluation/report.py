@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from landmarking.errors import ConfigError
-from landmarking.evaluation import tables
+from landmarking.evaluation import comparison_tables, tables
 from landmarking.evaluation.comparisons import compare_groups, compare_models
 from landmarking.evaluation.figures import cumulative_errors, error_bars, learning_curves
+from landmarking.evaluation.page import render_page
 from landmarking.evaluation.pictures import error_ellipses, examples, landmark_figure
 from landmarking.evaluation.runs import Study, load_study
+from landmarking.evaluation.side_by_side import (
+    cohort_differences,
+    stacked_summaries,
+    study_differences,
+)
 from landmarking.evaluation.style import Drawing, house_style, save
-from landmarking.evaluation.summary import by_landmark, group_order, table_1
+from landmarking.evaluation.summary import by_landmark, by_seed, group_order, table_1
 from landmarking.evaluation.template_slice import template_positions_px, template_slice
+from landmarking.evaluation.typeset import (
+    Table,
+    latex_document,
+    to_console,
+    to_latex,
+    to_markdown,
+)
 from landmarking.storage import atomic_path, write_text
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +46,8 @@ class ReportConfig:
         runs: Folder of the study to report on.
         compare: Two or more studies' folders to put side by side instead.
         allow_mixed: Pool runs of different cohorts, splits, landmarks or test scans all the same.
-        output: Folder of the report; null takes `report` inside `runs`.
+        output: Folder of the report; null takes `report` inside `runs`, or a folder named after
+            the studies beside the first of them.
         resamples: Bootstrap draws of people for the intervals.
         permutations: Random permutations per test.
         seed: Seed of both.
@@ -62,12 +77,13 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class Results:
-    """All figures of a study, tidy and unrounded."""
+    """All figures of a study, tidy and unrounded; the fields are the stems of the CSV files."""
 
-    table_1: pd.DataFrame
-    by_landmark: pd.DataFrame
+    table1: pd.DataFrame
+    landmarks: pd.DataFrame
     models: pd.DataFrame
     groups: pd.DataFrame
+    seeds: pd.DataFrame
 
 
 def run_report(config: ReportConfig) -> str:
@@ -77,33 +93,80 @@ def run_report(config: ReportConfig) -> str:
         config: What to report on.
 
     Returns:
-        Table 1 as text, and the paths of what was written.
+        The main table as text, and the paths of what was written.
 
     Raises:
         PredictionsError: If there is nothing to report, a file is damaged, or runs do not belong
             together.
     """
-    assert config.runs is not None
-    study = load_study(Path(config.runs), allow_mixed=config.allow_mixed)
-    folder = Path(config.output) if config.output else study.folder / "report"
+    folders = [Path(name) for name in config.compare or [config.runs or ""]]
+    studies = [load_study(folder, allow_mixed=config.allow_mixed) for folder in folders]
+    if config.compare:
+        return write_comparison(studies, config)
+    folder = Path(config.output) if config.output else studies[0].folder / "report"
+    return write_report(studies[0], folder, config)
+
+
+def write_comparison(studies: Sequence[Study], config: ReportConfig) -> str:
+    """Write the tables that put studies side by side.
+
+    Args:
+        studies: Two studies or more.
+        config: Draws, seed and output folder.
+
+    Returns:
+        The tables as text, and the path of their folder.
+    """
+    default = studies[0].folder.resolve().parent / "-vs-".join(study.name for study in studies)
+    folder = Path(config.output) if config.output else default
+    notes = [SIMULATED_NOTE] if any(study.simulated for study in studies) else []
+    notes += cohort_differences(studies)
+    stacked = stacked_summaries(studies, resamples=config.resamples, seed=config.seed)
+    tests = study_differences(studies, permutations=config.permutations, seed=config.seed)
+    shown = [
+        comparison_tables.studies_table(stacked, notes),
+        comparison_tables.differences_table(tests, notes),
+    ]
+    write_tables(folder, shown, {"studies": stacked, "differences": tests})
+    return "\n".join([*map(to_console, shown), f"tables: {folder}"])
+
+
+def write_report(study: Study, folder: Path, config: ReportConfig) -> str:
+    """Write tables, figures and page of one study.
+
+    Args:
+        study: The runs.
+        folder: Where to; files of an earlier report are replaced one by one.
+        config: Draws and seed.
+
+    Returns:
+        Table 1 as text, and the paths of what was written.
+
+    Raises:
+        PredictionsError: If a file beside the predictions is damaged.
+    """
     results = compute_results(study, config)
     shown = format_tables(study, results)
-    written = write_tables(folder, shown, results)
-    pictures = write_figures(folder, study)
-    lines = [tables.to_console(shown[0]), f"tables:  {written[0].parent}"]
-    if pictures:
-        lines.append(f"figures: {pictures[0].parent}")
-    return "\n".join(lines)
+    unrounded = vars(results) | {"table1": tables.with_published(results.table1)}
+    write_tables(folder / "tables", shown, unrounded)
+    with house_style():
+        drawings = draw_figures(study)
+        for drawing in drawings:
+            save(drawing.figure, folder / "figures", drawing.name)
+        write_text(folder / "index.html", render_page(study, shown, drawings))
+    places = ("tables:  ", "tables"), ("figures: ", "figures"), ("page:    ", "index.html")
+    return "\n".join([to_console(shown[0]), *(f"{word}{folder / name}" for word, name in places)])
 
 
 def compute_results(study: Study, config: ReportConfig) -> Results:
     """Every number of the report; see `ReportConfig` for draws and seed."""
     frame, names, seed = study.frame, study.landmarks, config.seed
     return Results(
-        table_1(frame, resamples=config.resamples, seed=seed),
-        by_landmark(frame, names, resamples=config.resamples, seed=seed),
-        compare_models(frame, names, permutations=config.permutations, seed=seed),
-        compare_groups(frame, names, permutations=config.permutations, seed=seed),
+        table1=table_1(frame, resamples=config.resamples, seed=seed),
+        landmarks=by_landmark(frame, names, resamples=config.resamples, seed=seed),
+        models=compare_models(frame, names, permutations=config.permutations, seed=seed),
+        groups=compare_groups(frame, names, permutations=config.permutations, seed=seed),
+        seeds=by_seed(frame, resamples=config.resamples, seed=seed),
     )
 
 
@@ -113,50 +176,47 @@ def study_notes(study: Study) -> list[str]:
     return notes + [f"Mixed on request: {warning}." for warning in study.warnings]
 
 
-def format_tables(study: Study, results: Results) -> list[tables.Table]:
-    """The tables in the report's order, Table 1 first."""
+def format_tables(study: Study, results: Results) -> list[Table]:
+    """The tables in the report's order, Table 1 first; those without rows are left out."""
     notes = study_notes(study)
-    return [tables.paper_table(results.table_1, notes)]
+    shown = [
+        tables.paper_table(results.table1, notes),
+        tables.landmark_table(results.landmarks, notes),
+        tables.landmark_sdr_table(results.landmarks, notes),
+        comparison_tables.models_table(results.models, notes),
+        comparison_tables.groups_table(results.groups, notes),
+    ]
+    if len(results.seeds):
+        shown.append(tables.seeds_table(results.seeds, results.table1, notes))
+    return [table for table in shown if table.rows]
 
 
-def write_tables(folder: Path, shown: list[tables.Table], results: Results) -> list[Path]:
-    """Write every table as Markdown and LaTeX, and the unrounded numbers as CSV."""
-    where = folder / "tables"
-    paths = []
+def write_tables(folder: Path, shown: Sequence[Table], figures: Mapping[str, pd.DataFrame]) -> None:
+    """Write every table as Markdown and LaTeX, and the unrounded figures as CSV."""
     for table in shown:
-        for suffix, render in ((".md", tables.to_markdown), (".tex", tables.to_latex)):
-            path = where / f"{table.name}{suffix}"
-            write_text(path, render(table))
-            paths.append(path)
-    write_text(where / "tables.tex", tables.latex_document([table.name for table in shown]))
-    for name, frame in vars(results).items():
-        with atomic_path(where / f"{name.replace('_', '')}.csv") as temporary:
-            frame.to_csv(temporary, index=False, lineterminator="\n")
-    return paths
-
-
-def write_figures(folder: Path, study: Study) -> list[Path]:
-    """Draw and write every figure; those that need slices are left out where there are none."""
-    with house_style():
-        return [
-            path
-            for drawing in draw_figures(study)
-            for path in save(drawing.figure, folder / "figures", drawing.name)
-        ]
+        write_text(folder / f"{table.name}.md", to_markdown(table))
+        write_text(folder / f"{table.name}.tex", to_latex(table))
+    write_text(folder / "tables.tex", latex_document([table.name for table in shown]))
+    for name, frame in figures.items():
+        if len(frame):
+            with atomic_path(folder / f"{name}.csv") as temporary:
+                frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def draw_figures(study: Study) -> list[Drawing]:
-    """All figures in the report's order; call within `house_style`."""
+    """All figures in the report's order; call within `house_style`.
+
+    Those that need slices or histories are left out where no run kept any.
+    """
     frame, slices = study.frame, study.slices
     if not slices:
         _LOG.warning("%s: no slices.npz, so no figures on slices", study.folder)
-    positions = template_positions_px(study)
     drawings = [
         landmark_figure(frame, slices),
         *(error_bars(frame, group, study.landmarks) for group in group_order(frame["group"])),
         examples(frame, slices),
         cumulative_errors(frame),
-        error_ellipses(frame, template_slice(study), positions),
+        error_ellipses(frame, template_slice(study), template_positions_px(study)),
         learning_curves(study.runs),
     ]
     return [drawing for drawing in drawings if drawing is not None]

@@ -140,3 +140,27 @@ def by_landmark(
             table.insert(0, "landmark", name)
             parts.append(table)
     return pd.concat(parts, ignore_index=True)
+
+
+def by_seed(frame: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Table 1's figures for each seed on its own; empty where every model has one seed only.
+
+    Args:
+        frame: Rows of a study.
+        resamples: Bootstrap draws for the intervals; 0 leaves them out.
+        seed: Seed of the draws.
+
+    Returns:
+        Rows by model, group and seed, with the columns of `summarise`.
+    """
+    rows = []
+    several = frame.groupby("model")["seed"].nunique() > 1
+    for model in model_order(several.index[several]):
+        of_model = frame[frame["model"] == model]
+        groups = group_order(of_model["group"])
+        for group in [*groups, ALL] if len(groups) > 1 else groups:
+            part = of_model if group == ALL else of_model[of_model["group"] == group]
+            for number, rows_of_seed in part.groupby("seed", sort=True):
+                cell = summarise(rows_of_seed, resamples=resamples, seed=seed)
+                rows.append({"model": model, "group": group, "seed": number, **cell})
+    return pd.DataFrame(rows)

@@ -1,14 +1,11 @@
-"""Tables for people: rows of formatted text, as Markdown, LaTeX (booktabs) and console text.
+"""The report's tables: which figures stand where, formatted once for all output formats.
 
-Numbers are formatted once, in `paper_table` and its neighbours, so all forms show the same digits;
-the CSV files hold the unrounded figures instead.
+The CSV files hold the unrounded figures of `summary` and `comparisons` instead.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,38 +13,22 @@ import pandas as pd
 from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, percent_half_up
 from landmarking.evaluation.paper import (
     FLOOR,
+    FLOOR_BY_LANDMARK_MM,
     FLOOR_NOTE,
     PAPER,
+    TABLE_1,
     TRUNCATION_NOTE,
     PublishedRow,
     published,
 )
-from landmarking.evaluation.summary import NO_SKILL
+from landmarking.evaluation.summary import NO_SKILL, group_order, model_order
+from landmarking.evaluation.typeset import DASH, Table, plus_minus, span
 
-DASH = "-"
+THIS_STUDY = "this study"
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table ready to print.
-
-    Attributes:
-        name: Stem of its files.
-        title: Caption.
-        header: Column heads.
-        rows: Cells; every row as long as the header.
-        notes: Sentences under the table.
-        text_columns: How many leading columns hold names (left aligned) rather than numbers.
-        breaks: Indices of rows that start a new block.
-    """
-
-    name: str
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    text_columns: int = 2
-    breaks: tuple[int, ...] = ()
+RATES = tuple(f"{radius:g} mm (%)" for radius in SDR_THRESHOLDS_MM)
+INTERVAL_NOTE = "95 % CI: of the mean, from a bootstrap over people."
+NO_SKILL_NOTE = f"{NO_SKILL}: every landmark at its mean training position."
 
 
 def paper_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
@@ -57,27 +38,22 @@ def paper_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
         summary: Result of `summary.table_1`.
         notes: Sentences that go first under the table, such as what was simulated.
     """
-    header = (
-        "Model", "Group", "Source", "n", "Error (mm)", "95 % CI",
-        *(f"{radius:g} mm (%)" for radius in SDR_THRESHOLDS_MM),
-    )  # fmt: skip
     rows: list[tuple[str, ...]] = []
-    breaks = []
-    previous = None
     for record in summary.to_dict("records"):
         model, group = str(record["model"]), str(record["group"])
-        if previous not in (None, model):
-            breaks.append(len(rows))
-        previous = model
-        rows.append((model, group, "this study", *_measured(record)))
+        rows.append((model, group, THIS_STUDY, *measured(record)))
         if (row := published(model, group)) is not None:
             rows.append((model, group, PAPER, *_printed(row)))
-    breaks.append(len(rows))
     rows += [(row.source, row.group, "AFIDs", *_printed(row)) for row in FLOOR]
     return Table(
-        "table1", "Landmarking error, and detection rate (SDR) within 1 to 5 mm", header,
-        tuple(rows), (*notes, *_table_1_notes(summary)), 3, tuple(breaks),
-    )  # fmt: skip
+        name="table1",
+        title="Landmarking error, and detection rate (SDR) within 1 to 5 mm",
+        header=("Model", "Group", "Source", "n", "Error (mm)", "95 % CI", *RATES),
+        rows=tuple(rows),
+        notes=(*notes, *_table_1_notes(summary)),
+        text_columns=3,
+        breaks=breaks(row[0] for row in rows),
+    )
 
 
 def _table_1_notes(summary: pd.DataFrame) -> list[str]:
@@ -85,9 +61,9 @@ def _table_1_notes(summary: pd.DataFrame) -> list[str]:
         "Error: mean ± standard deviation of the in-plane distance over n landmarks, in the "
         "scan's own mm; n is people times landmarks scored"
         + (", times seeds." if (summary["seeds"] > 1).any() else "."),
-        "95 % CI: of the mean, from a bootstrap over people.",
+        INTERVAL_NOTE,
         TRUNCATION_NOTE,
-        f"{NO_SKILL}: every landmark at its mean training position.",
+        NO_SKILL_NOTE,
         f"{FLOOR[0].source}: {FLOOR_NOTE}",
     ]
     missing = int(summary.loc[summary["model"] != NO_SKILL, "missing"].max())
@@ -96,14 +72,17 @@ def _table_1_notes(summary: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _measured(record: dict[Any, Any]) -> tuple[str, ...]:
-    scored = int(record["n"])
-    rates = [
-        percent_half_up(int(record[f"hits_{radius:g}mm"]), scored) if scored else DASH
-        for radius in SDR_THRESHOLDS_MM
-    ]
+def measured(record: dict[Any, Any]) -> tuple[str, ...]:
+    """Cells n, error, its interval and the rates, from a row of `summary.summarise`."""
     interval = span(record.get("mean_mm_low"), record.get("mean_mm_high"))
-    return (str(scored), plus_minus(record["mean_mm"], record["sd_mm"]), interval, *rates)
+    error = plus_minus(record["mean_mm"], record["sd_mm"])
+    return (str(int(record["n"])), error, interval, *_rates(record))
+
+
+def _rates(record: dict[Any, Any]) -> tuple[str, ...]:
+    scored = int(record["n"])
+    hits = (int(record[f"hits_{radius:g}mm"]) for radius in SDR_THRESHOLDS_MM)
+    return tuple(percent_half_up(count, scored) if scored else DASH for count in hits)
 
 
 def _printed(row: PublishedRow) -> tuple[str, ...]:
@@ -112,105 +91,127 @@ def _printed(row: PublishedRow) -> tuple[str, ...]:
     return (n, plus_minus(row.mean_mm, row.sd_mm), DASH, *rates)
 
 
-def plus_minus(mean: float, deviation: float | None) -> str:
-    """`1.84 ± 1.63`; the mean alone where there is no deviation; a dash where there is neither."""
-    if math.isnan(mean):
-        return DASH
-    if deviation is None or math.isnan(deviation):
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {deviation:.2f}"
+def with_published(summary: pd.DataFrame) -> pd.DataFrame:
+    """Table 1's figures for CSV: ours unrounded, then the published rows as printed."""
+    ours = summary.copy()
+    ours.insert(0, "source", THIS_STUDY)
+    others = []
+    for row in (*TABLE_1, *FLOOR):
+        record: dict[str, Any] = {
+            "source": row.source, "model": row.model, "group": row.group, "people": row.people,
+            "n": row.n, "mean_mm": row.mean_mm, "sd_mm": row.sd_mm,
+        }  # fmt: skip
+        for radius, cell in zip(SDR_THRESHOLDS_MM, row.sdr_percent, strict=True):
+            record[f"sdr_{radius:g}mm_percent"] = None if cell is None else float(cell)
+        for radius, hits in zip(SDR_THRESHOLDS_MM, row.hits, strict=False):
+            record[f"hits_{radius:g}mm"] = hits
+        others.append(record)
+    names = [str(name) for name in ours]
+    counts = [name for name in names if name in ("people", "landmarks", "seeds", "n", "missing")]
+    counts += [name for name in names if name.startswith("hits_")]
+    whole = dict.fromkeys(counts, "Int64")
+    extra = pd.DataFrame(others).reindex(columns=ours.columns)
+    return pd.concat([ours.astype(whole), extra.astype(whole)], ignore_index=True)
 
 
-def span(low: float | None, high: float | None, decimals: int = 2) -> str:
-    """`1.70 to 1.99`, or a dash."""
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return DASH
-    return f"{low:.{decimals}f} to {high:.{decimals}f}"
+def landmark_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
+    """Error of each landmark by group, the models side by side, with two raters as the floor.
+
+    Args:
+        summary: Result of `summary.by_landmark`.
+        notes: Sentences that go first under the table.
+    """
+    models = model_order(summary["model"])
+    header = ["Landmark", "Group", "n"]
+    for model in models:
+        header += [f"{model} (mm)"] if model == NO_SKILL else [f"{model} (mm)", f"{model} 95 % CI"]
+    rows = []
+    for (name, group), part in _by(summary, ["landmark", "group"]):
+        cells = [name, group, str(int(part["n"].max()))]
+        for model in models:
+            found = part[part["model"] == model].to_dict("records")
+            cells += _error_cells(found[0] if found else None, model)
+        floor = FLOOR_BY_LANDMARK_MM.get(name)
+        cells.append(DASH if floor is None else f"{floor[0]:.2f} / {floor[1]:.2f}")
+        rows.append(tuple(cells))
+    return Table(
+        name="landmarks",
+        title="Landmarking error by landmark",
+        header=(*header, "raters (mm)"),
+        rows=tuple(rows),
+        notes=(
+            *notes, "Mean ± standard deviation in mm.", INTERVAL_NOTE, NO_SKILL_NOTE,
+            "raters: mean distance of two raters in mm, HCP / OASIS (AFIDs).",
+        ),
+        breaks=breaks(row[0] for row in rows),
+    )  # fmt: skip
 
 
-def to_markdown(table: Table) -> str:
-    """GitHub-flavoured Markdown with the title above and the notes below."""
-    widths = _widths(table)
-    left = table.text_columns
+def _error_cells(record: dict[Any, Any] | None, model: str) -> list[str]:
+    if record is None:
+        return [DASH] if model == NO_SKILL else [DASH, DASH]
+    error = plus_minus(record["mean_mm"], record["sd_mm"])
+    interval = span(record.get("mean_mm_low"), record.get("mean_mm_high"))
+    return [error] if model == NO_SKILL else [error, interval]
 
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(_aligned(cells, widths, left))} |"
 
-    rule = [
-        "-" * width if column < left else "-" * (width - 1) + ":"
-        for column, width in enumerate(widths)
+def landmark_sdr_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
+    """Detection rate of each landmark by group and model; arguments as in `landmark_table`."""
+    rows = [
+        (name, str(record["group"]), str(record["model"]), str(int(record["n"])), *_rates(record))
+        for (name, _), part in _by(summary, ["landmark", "group"])
+        for record in part.to_dict("records")
     ]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
-    body = [line(row) for row in escaped]
-    notes = [f"- {note}" for note in table.notes]
-    parts = [f"**{table.title}**", "", line(table.header), line(rule), *body, "", *notes]
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def to_console(table: Table) -> str:
-    """Plain text with aligned columns, a line between blocks, and the notes."""
-    widths = _widths(table)
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [table.title, "=" * len(table.title)]
-    lines += ["  ".join(_aligned(table.header, widths, table.text_columns)), rule]
-    for number, row in enumerate(table.rows):
-        if number in table.breaks:
-            lines.append(rule)
-        lines.append("  ".join(_aligned(row, widths, table.text_columns)).rstrip())
-    return "\n".join([*lines, rule, *(f"* {note}" for note in table.notes)]) + "\n"
-
-
-def to_latex(table: Table) -> str:
-    r"""A `table` environment with booktabs rules; needs `\usepackage{booktabs,graphicx}`."""
-    columns = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
-    lines = [
-        r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(table.title)}}}",
-        rf"\label{{tab:{table.name}}}", r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
-        " & ".join(tex(cell) for cell in table.header) + r" \\", r"\midrule",
-    ]  # fmt: skip
-    for number, row in enumerate(table.rows):
-        if number in table.breaks:
-            lines.append(r"\midrule")
-        lines.append(" & ".join(tex(cell) for cell in row) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}}"]
-    if table.notes:
-        notes = " ".join(tex(note) for note in table.notes)
-        lines += [r"\par\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}"]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-def latex_document(names: Sequence[str]) -> str:
-    """A document that shows the tables of the given file stems; compiles as it is."""
-    inputs = "\n".join(rf"\input{{{name}}}" for name in names)
-    return (
-        "\\documentclass[a4paper]{article}\n"
-        "\\usepackage[T1]{fontenc}\n\\usepackage[utf8]{inputenc}\n\\usepackage{textcomp}\n"
-        "\\usepackage[margin=20mm]{geometry}\n\\usepackage{booktabs,graphicx}\n"
-        f"\\begin{{document}}\n{inputs}\n\\end{{document}}\n"
+    return Table(
+        name="landmark_sdr",
+        title="Detection rate (SDR) by landmark",
+        header=("Landmark", "Group", "Model", "n", *RATES),
+        rows=tuple(rows),
+        notes=(*notes, "Hits of n, rounded half up; radii are inclusive.", NO_SKILL_NOTE),
+        text_columns=3,
+        breaks=breaks(row[0] for row in rows),
     )
 
 
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "±": r"$\pm$",
-}  # fmt: skip
+def seeds_table(by_seed: pd.DataFrame, summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
+    """Each seed's figures, and the spread between seeds.
+
+    Args:
+        by_seed: Result of `summary.by_seed`.
+        summary: Result of `summary.table_1`, for the spread.
+        notes: Sentences that go first under the table.
+    """
+    rows = []
+    spreads = summary.set_index(["model", "group"])["seed_sd_mm"]
+    for (model, group), part in _by(by_seed, ["model", "group"]):
+        rows += [
+            (model, group, str(record["seed"]), *measured(record))
+            for record in part.to_dict("records")
+        ]
+        spread = plus_minus(float(spreads.loc[(model, group)]), None)
+        rows.append((model, group, "SD of means", DASH, spread, *[DASH] * (1 + len(RATES))))
+    return Table(
+        name="seeds",
+        title="The same by seed, and the spread between seeds",
+        header=("Model", "Group", "Seed", "n", "Error (mm)", "95 % CI", *RATES),
+        rows=tuple(rows),
+        notes=(*notes, "SD of means: standard deviation of the seeds' mean errors in mm."),
+        text_columns=3,
+        breaks=breaks(row[:2] for row in rows),
+    )
 
 
-def tex(text: str) -> str:
-    """Text with the characters that LaTeX would take for commands escaped."""
-    return "".join(_TEX.get(character, character) for character in text)
-
-
-def _widths(table: Table) -> list[int]:
-    rows = [table.header, *table.rows]
-    return [max(3, *(len(row[column]) for row in rows)) for column in range(len(table.header))]
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
+def _by(frame: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """Groups by two text columns: the first as it comes, groups in the paper's order."""
+    firsts = dict.fromkeys(frame[keys[0]])
     return [
-        cell.ljust(width) if column < left else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ((first, group), frame[(frame[keys[0]] == first) & (frame[keys[1]] == group)])
+        for first in firsts
+        for group in group_order(frame.loc[frame[keys[0]] == first, keys[1]])
     ]
+
+
+def breaks(keys: Iterable[object]) -> tuple[int, ...]:
+    """Indices of rows that start a block: those whose key differs from the row before."""
+    listed = list(keys)
+    return tuple(i for i in range(1, len(listed)) if listed[i] != listed[i - 1])
