@@ -18,6 +18,7 @@ from landmarking.callbacks import GroupEvaluation, History, RunCheckpoint, TestG
 from landmarking.data.datamodule import LandmarkDataModule
 from landmarking.data.prepared import PreparedCohort
 from landmarking.data.splits import write_split
+from landmarking.errors import ConfigError
 from landmarking.evaluation.predictions import RunIdentity
 from landmarking.models.module import LandmarkModule, OptimizerConfig
 from landmarking.models.schedule import ScheduleConfig
@@ -87,18 +88,30 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
     facts |= {"cohort_digest": cohort.digest, "split_digest": data.split.digest}
     state = folder.begin(config.plain(), cohort.digest, facts, overwrite=config.overwrite)
     if state is not State.FINISHED:
-        write_split(folder.split, data.split)
-        module = _fit(config, data, folder, resume=state is State.STARTED)
-        write_results(
-            folder,
-            cohort,
-            module,
-            _identity(config, data),
-            groups=config.cohort.test_groups,
-            mean_px=data.mean_px,
-        )
-        folder.last.unlink(missing_ok=True)
+        try:
+            _train_and_predict(config, data, folder, resume=state is State.STARTED)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder.path}: {error.strerror or error}; free space there, and the same command "
+                "goes on from the last checkpoint"
+            ) from error
     return RunResult(folder.path, state, mean_errors(folder.predictions))
+
+
+def _train_and_predict(
+    config: TrainingConfig, data: LandmarkDataModule, folder: RunFolder, *, resume: bool
+) -> None:
+    write_split(folder.split, data.split)
+    module = _fit(config, data, folder, resume=resume)
+    write_results(
+        folder,
+        data.cohort,
+        module,
+        _identity(config, data),
+        groups=config.cohort.test_groups,
+        mean_px=data.mean_px,
+    )
+    folder.last.unlink(missing_ok=True)
 
 
 def _identity(config: TrainingConfig, data: LandmarkDataModule) -> RunIdentity:

@@ -78,7 +78,7 @@ def learning_rate(epoch: int, epochs: int, initial_rate: float, schedule: Schedu
     length = max(epochs - schedule.warmup_epochs, 1)
     if schedule.kind == "cosine":
         share = 0.5 * (1.0 + math.cos(math.pi * min(position / max(length - 1, 1), 1.0)))
-        return schedule.final_rate + (initial_rate - schedule.final_rate) * share
+        return share * initial_rate + (1.0 - share) * schedule.final_rate
     parts = decay_count(initial_rate, schedule.final_rate, schedule.factor) + 1
     decays = min(position * parts // length, parts - 1)
     return max(initial_rate * schedule.factor**decays, schedule.final_rate)

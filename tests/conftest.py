@@ -1,0 +1,106 @@
+"""A small synthetic prepared cohort, and a small training configuration, for many test files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from landmarking.data.prepared import PreparedCohort, SliceRecord, save_prepared
+from landmarking.landmarks import landmark_set
+
+PIXEL_TO_WORLD = np.array(
+    [[0.0, 0.0, -1.0, 1.5], [-1.0, 0.0, 0.0, 60.0], [0.0, -1.0, 0.0, 50.0], [0.0, 0.0, 0.0, 1.0]]
+)
+
+
+def synthetic_arrays(
+    train: int, test: int, size: int, seed: int, scans_per_person: int = 1
+) -> dict[str, Any]:
+    """One bright or dark blob a landmark, on slices of a plain geometry."""
+    rng = np.random.default_rng(seed)
+    landmarks = landmark_set("msp8")
+    count, count_landmarks = train + 2 * test, len(landmarks)
+    base = rng.uniform(0.25 * size, 0.75 * size, (count_landmarks, 2))
+    shift = rng.normal(0.0, 2.0, (count, 1, 2)) + rng.normal(0.0, 1.0, (count, count_landmarks, 2))
+    points = base + shift
+    y, x = np.mgrid[:size, :size]
+    images = rng.normal(0.0, 0.05, (count, size, size))
+    for index in range(count_landmarks):
+        distance2 = (x - points[:, index, 0, None, None]) ** 2
+        distance2 = distance2 + (y - points[:, index, 1, None, None]) ** 2
+        images += (1.0 + index) * (-1) ** index * np.exp(-distance2 / 8.0)
+    flat = np.concatenate([points, np.zeros_like(points[..., :1])], axis=-1)
+    points_mm = flat @ PIXEL_TO_WORLD[:3, :3].T + PIXEL_TO_WORLD[:3, 3]
+    groups = ["train"] * train + ["HS"] * test + ["DS"] * test
+    people = [index // scans_per_person if index < train else index for index in range(count)]
+    return {
+        "name": "synthetic",
+        "simulated": True,
+        "digest": f"{seed:064x}",
+        "landmarks": landmarks,
+        "images": images.astype(np.float32),
+        "points_mm": points_mm,
+        "pixel_to_world": np.repeat(PIXEL_TO_WORLD[None], count, axis=0),
+        "records": tuple(
+            SliceRecord(f"sub-{person:03d}_run-{index}", f"sub-{person:03d}", None, group)
+            for index, (person, group) in enumerate(zip(people, groups, strict=True))
+        ),
+        "settings": {},
+    }
+
+
+@pytest.fixture(scope="session")
+def make_cohort(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PreparedCohort]:
+    """Factory of synthetic cohorts: `make_cohort(train=12, test=2, size=24, missing=...)`."""
+
+    def make(
+        train: int = 12,
+        test: int = 2,
+        size: int = 24,
+        seed: int = 0,
+        scans_per_person: int = 1,
+        missing: tuple[tuple[int, int], ...] = (),
+    ) -> PreparedCohort:
+        arrays = synthetic_arrays(train, test, size, seed, scans_per_person)
+        for scan, landmark in missing:
+            arrays["points_mm"][scan, landmark] = np.nan
+        return save_prepared(tmp_path_factory.mktemp("prepared") / "cohort", **arrays)
+
+    return make
+
+
+TINY_MODEL = {
+    "_target_": "landmarking.models.coordinate_cnn.CoordinateCNN",
+    "channels": [4, 8],
+    "hidden": [16],
+    "dropout": 0.3,
+    "initialisation": "kaiming",
+    "centred": True,
+    "scale_px": 5.0,
+}
+
+
+@pytest.fixture
+def training_values(tmp_path: Path) -> dict[str, Any]:
+    """Plain values of a training run of a second, in `tmp_path`, for `settings`."""
+    return {
+        "outputs": str(tmp_path / "outputs"),
+        "study": "study",
+        "cohort": {"root": "nowhere", "name": "synthetic"},
+        "model": dict(TINY_MODEL),
+        "batches": {"size": 4},
+        "optimizer": {"learning_rate": 0.003},
+        "schedule": {"kind": "cosine", "final_rate": 1e-5},
+        "trainer": {
+            "max_epochs": 3,
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+        "logger": {"tensorboard": False},
+        "threads": 1,
+    }
