@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.errors import ConfigError, ScanError
 from landmarking.geometry import Array
-
 
 NORMALISATIONS = ("image", "batch", "none")
 """Per image (default), over the whole batch (the authors' code), or not at all."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from nibabel import orientations
+from nibabel import orientations as _orientations
 
 from landmarking.imaging.scan import Scan
+
+orientations: Any = _orientations  # nibabel's functions carry no types
 
 _PIL = orientations.axcodes2ornt(("P", "I", "L"))
 

@@ -1,4 +1,4 @@
-"""Coarse volumes for the registration: block averages, blurred copies, points of the template."""
+"""Coarse volumes for the registration: block averages, local contrast, points of the template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from landmarking.imaging.scan import Scan
 from landmarking.imaging.template import load_template
 
 _FINE_MM = 4.0
-_MARGIN_MM = 10.0
+_MARGIN_MM = 6.0
+_FLOOR = 0.05
+_FILTERS = {4.0: (2.5, 12.0), 8.0: (5.0, 20.0)}
 
 
 def block_average(
@@ -50,13 +52,37 @@ def _blur(data: NDArray[np.float32], affine: Array, sigma_mm: float) -> NDArray[
     return np.asarray(blurred, dtype=np.float32)
 
 
+def local_contrast(
+    data: NDArray[np.float32], affine: Array, blur_mm: float, reach_mm: float
+) -> NDArray[np.float32]:
+    """Blur, then take off the local mean and divide by the local deviation.
+
+    What is left knows neither the bias field nor the contrast of the scan, and fat counts no more
+    than any other edge.
+
+    Args:
+        data: Intensities of about 0 to 1, shape (I, J, K).
+        affine: Voxel to world, shape (4, 4).
+        blur_mm: Deviation of the Gaussian that smooths.
+        reach_mm: Deviation of the Gaussian that weighs the neighbourhood.
+
+    Returns:
+        Local contrast, about -3 to 3, same shape.
+    """
+    smooth = _blur(data, affine, blur_mm)
+    residual = smooth - _blur(smooth, affine, reach_mm)
+    power = _blur(residual**2, affine, reach_mm)
+    # The floor keeps the noise of air from being blown up to the contrast of tissue.
+    return np.asarray(residual / np.sqrt(power + _FLOOR**2), dtype=np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A scan at about 4 mm, and twice as much blurred for the 8 mm level.
+    """Local contrast of a scan on voxels of about 4 mm, for the levels of 4 and of 8 mm.
 
     Attributes:
-        fine: Intensities at 4 mm, background about 0 and bright brain about 1, shape (I, J, K).
-        coarse: The same grid, blurred for 8 mm.
+        fine: For the level of 4 mm, shape (I, J, K).
+        coarse: The same grid, blurred for the level of 8 mm.
         affine: Voxel to scan world RAS mm, shape (4, 4).
     """
 
@@ -65,7 +91,7 @@ class Volume:
     affine: Array
 
     def sample(self, points_mm: Array, spacing_mm: float) -> tuple[Array, NDArray[np.bool_]]:
-        """Intensities at world points (N, 3) by trilinear interpolation, and which lie inside."""
+        """Local contrast at world points (N, 3) by trilinear interpolation, and which lie inside."""
         voxels = apply_affine(np.linalg.inv(self.affine), points_mm).T
         upper = np.array(self.fine.shape)[:, None] - 1
         inside = np.asarray(((voxels >= -0.5) & (voxels <= upper + 0.5)).all(axis=0))
@@ -77,7 +103,7 @@ class Volume:
         """Resample the coarse volume along the world's axes.
 
         Returns:
-            Intensities and 0/1 insides, both (X, Y, Z), and the world of the first voxel, (3,).
+            Local contrast and 0/1 insides, both (X, Y, Z), and the world of the first voxel, (3,).
         """
         corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.fine.shape) - 1)
         world = apply_affine(self.affine, corners)
@@ -89,14 +115,18 @@ class Volume:
 
 
 def scan_volume(scan: Scan) -> Volume:
-    """Prepare a scan: 4 mm blocks, background to 0, fat clipped, two degrees of blur."""
+    """Prepare a scan: 4 mm blocks, background to 0, fat clipped, local contrast at two levels."""
     data, affine = block_average(scan.data, scan.affine, _FINE_MM)
     low = float(np.percentile(data, 2.0))
     head = data[data > low + 0.5 * (float(data.mean()) - low)]
     # Fat can be twice as bright as white matter and would lead the correlation.
     high = float(np.percentile(head, 95.0)) if head.size else float(data.max())
     scaled = np.clip((data - low) / max(high - low, 1e-12), 0.0, 1.0).astype(np.float32)
-    return Volume(_blur(scaled, affine, 2.5), _blur(scaled, affine, 5.0), affine)
+    return Volume(
+        local_contrast(scaled, affine, *_FILTERS[4.0]),
+        local_contrast(scaled, affine, *_FILTERS[8.0]),
+        affine,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +136,11 @@ class Level:
     Attributes:
         spacing_mm: Distance of the points.
         points_mm: Common space, shape (N, 3).
-        values: Blurred template intensities, shape (N,).
+        values: Local contrast of the template there, shape (N,).
         steepest_descent: Derivative of the values with respect to shift (3), rotation (3) and
             stretch (xx, yy, zz, yz, xz, xy) about the centre, shape (N, 12).
         centre_mm: Centre of the brain, shape (3,).
-        volume: Blurred template on the 4 mm grid.
+        volume: Local contrast of the template on the 4 mm grid.
         mask: 0/1 brain with margin on the same grid.
         affine: 4 mm voxel to common space, shape (4, 4).
     """
@@ -157,11 +187,11 @@ def template_level(spacing_mm: float) -> Level:
     template = load_template()
     data, affine = block_average(template.brain, template.affine, _FINE_MM)
     brain, _ = block_average(template.brain_mask.astype(np.float32), template.affine, _FINE_MM)
-    # The shell of fluid and bone is as dark as air, with and without a skull.
+    # A margin takes in the shell of fluid, which is dark with and without a skull about it.
     distance = ndimage.distance_transform_edt(brain < 0.5) * _FINE_MM
     mask = distance <= _MARGIN_MM
-    blurred = _blur(data, affine, 2.5 if spacing_mm <= _FINE_MM else 5.0)
-    gradient = np.stack(np.gradient(blurred, _FINE_MM), axis=-1)
+    blurred = local_contrast(data, affine, *_FILTERS[spacing_mm])
+    gradient = np.stack([np.gradient(blurred, _FINE_MM, axis=axis) for axis in range(3)], axis=-1)
     stride = round(spacing_mm / _FINE_MM)
     chosen = np.zeros_like(mask)
     chosen[::stride, ::stride, ::stride] = mask[::stride, ::stride, ::stride]

@@ -1,9 +1,10 @@
 """Rigid or affine registration of a head to the common space.
 
 The template has a brain and no head, a scan may have a head, a neck, or only a brain. What both
-share is the brain and the dark shell of fluid and bone around it, so the criterion is the
-normalised correlation within the template's brain and a margin about it, wherever the scan has
-voxels there.
+share is the brain and the dark shell of fluid about it. So the criterion is the normalised
+correlation within the template's brain and a small margin, wherever the scan has voxels there, and
+it is taken between local contrasts (`pyramid.local_contrast`): raw intensities let scalp fat, bias
+fields and the mere outline of the head outweigh ventricles, brainstem and cerebellum.
 
 Every translation is tried at once: for a grid of rotations the correlation is found for all shifts
 by FFT at 8 mm (masked normalised correlation: Padfield 2012). The best few are refined by
@@ -15,7 +16,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,8 @@ from landmarking.imaging.pyramid import Level, Volume, scan_volume, template_lev
 from landmarking.imaging.scan import Scan
 
 _LOGGER = logging.getLogger(__name__)
+
+Spectrum = NDArray[np.complexfloating[Any]]
 
 
 QUALITY_THRESHOLD = 0.5
@@ -151,11 +156,11 @@ def _starts(volume: Volume, rotations: tuple[tuple[float, float, float], ...]) -
 
 
 def _best_shift(
-    spectra: list[Array], shape: list[int], values: Array, mask: Array
+    spectra: Sequence[Spectrum], shape: Sequence[int], values: Array, mask: Array
 ) -> tuple[float, Array]:
     """Best masked correlation over all whole shifts of a template box, and that shift."""
 
-    def correlate(spectrum: Array, part: Array) -> Array:
+    def correlate(spectrum: Spectrum, part: Array) -> Array:
         return np.asarray(fft.irfftn(spectrum * np.conj(fft.rfftn(part, shape)), shape))
 
     head, head_squared, inside = spectra
@@ -196,13 +201,13 @@ def _refine(volume: Volume, level: Level, start: Array, freedom: int, steps: int
         residual = template - covariance / power * head
         slopes = steepest[inside] - steepest[inside].mean(axis=0)
         step = np.linalg.lstsq(slopes.T @ slopes, slopes.T @ residual, rcond=None)[0]
-        matrix = matrix @ _motion(step, level.centre_mm)
+        matrix = np.asarray(matrix @ _motion(step, level.centre_mm))
         if np.abs(step[:3]).max() < 0.01 and np.abs(step[3:]).max() * 80.0 < 0.01:
             break
     return best
 
 
-def _motion(step: Array, centre_mm: NDArray[np.float64]) -> Array:
+def _motion(step: Array, centre_mm: Array) -> Array:
     """Matrix of a small motion: shift (3), rotation vector (3) and, for twelve, stretches (6)."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_rotvec(step[3:6]).as_matrix()

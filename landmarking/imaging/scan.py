@@ -133,7 +133,7 @@ def _check_type(path: Path, image: Any) -> None:
             f"{path}: a scan has 1 to {MAX_VOXELS} voxels, found shape {shape}; "
             "the header is damaged, export it again"
         )
-    dtype = image.get_data_dtype()
+    dtype = image.dataobj.dtype
     if dtype.fields is not None or not (
         np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)
     ):

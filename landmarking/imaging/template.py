@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -63,7 +64,7 @@ def load_template() -> Template:
             "install the nilearn version named in constraints.txt"
         )
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths.values())).hexdigest()
-    images = {name: nib.load(path) for name, path in paths.items()}
+    images: dict[str, Any] = {name: nib.load(path) for name, path in paths.items()}
     volumes = {name: _unit_range(np.asanyarray(image.dataobj)) for name, image in images.items()}
     outside, _ = ndimage.label(volumes["brain"] <= 0.0)
     mask = np.asarray(outside != outside[0, 0, 0])
