@@ -215,7 +215,8 @@ def _run(jobs: Sequence[Job], workers: int, progress: bool) -> Iterator[Prepared
 def _prepared_scans(jobs: Sequence[Job], workers: int) -> Iterator[PreparedScan]:
     # Starting processes costs seconds, reading a finished slice a millisecond.
     cached = [is_cached(job.image_sha256, job.settings, job.cache) for job in jobs]
-    yield from map(prepare_scan, (job for job, done in zip(jobs, cached, strict=True) if done))
+    found = [job for job, done in zip(jobs, cached, strict=True) if done]
+    yield from map_processes(prepare_scan, found, workers=1)
     missing = [job for job, done in zip(jobs, cached, strict=True) if not done]
     yield from map_processes(prepare_scan, missing, workers)
 

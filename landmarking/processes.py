@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -41,7 +42,10 @@ def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -
         LandmarkingError: If a process dies, or the function's own error.
     """
     if workers <= 1 or len(jobs) <= 1:
-        yield from map(function, jobs)
+        for job in jobs:
+            with one_thread():
+                result = function(job)
+            yield result
         return
     # "spawn": a fork of a process that has run threads (ITK, OpenMP, torch) may hang.
     pool = ProcessPoolExecutor(
@@ -61,6 +65,13 @@ def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let linear algebra use one thread, so that one process rounds as many processes do."""
+    with importlib.import_module("threadpoolctl").threadpool_limits(1):
+        yield
 
 
 _THREAD_VARIABLES = (

@@ -61,6 +61,23 @@ _WATCHED: Mapping[str, _Watched] = {
 }
 
 
+_FIRST = (
+    "symmetry_score",
+    "symmetry_sharpness",
+    "registration_method",
+    "registration_quality",
+    "registration_ok",
+    "landmarks",
+    "off_plane_max_mm",
+    "off_plane_landmark",
+    "off_plane_mean_mm",
+    "crop_margin_mm",
+    "outside_share",
+    "reference_correlation",
+)
+"""Columns that a person looks at first; the others follow by name."""
+
+
 def landmark_figures(
     geometry: SliceGeometry, points_mm: Array, template_mm: Array, names: Sequence[str]
 ) -> dict[str, Value]:
@@ -131,7 +148,8 @@ def quality_table(
     Returns:
         N rows with the same keys; `flagged` and `reason` say what to look at.
     """
-    columns = list(dict.fromkeys(name for row in figures for name in row))
+    names = {name for row in figures for name in row}
+    columns = [name for name in _FIRST if name in names] + sorted(names.difference(_FIRST))
     reasons = [_broken_rules(row) for row in figures]
     for column, watched in _WATCHED.items():
         values = np.array([_number(row.get(column)) for row in figures])

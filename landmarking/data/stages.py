@@ -9,6 +9,7 @@ keeps the raw slice.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.data.cache import Entry, StageCache, stage_key
+from landmarking.data.cache import Entry, StageCache, canonical_json, stage_key
 from landmarking.data.code_version import stage_version
 from landmarking.data.slice_figures import intensity_figures, outside_share
 from landmarking.geometry import Plane, SliceGeometry
@@ -165,8 +166,10 @@ def _cached(
 ) -> Entry:
     entry = cache.get(stage, keys[stage])
     if entry is None:
-        entry = make()
-        cache.put(stage, keys[stage], entry)
+        made = make()
+        cache.put(stage, keys[stage], made)
+        # As it will be read the next time: same order, same types.
+        entry = Entry(json.loads(canonical_json(made.values)), made.image)
     return entry
 
 
