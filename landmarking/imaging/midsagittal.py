@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
 from landmarking.errors import ConfigError, ScanError
-from landmarking.geometry import LEFT, Array, Plane
-from landmarking.imaging.levels import Level, block_mean, coarser_levels
-from landmarking.imaging.symmetry import Frame, Pairs, grid_score, pair_symmetry
+from landmarking.geometry import Array, Plane
+from landmarking.imaging.bias import flattened, head_mask
+from landmarking.imaging.levels import Level, coarser_levels
+from landmarking.imaging.plane_search import coarse_start, fast_search, plain_search, sagittal
+from landmarking.imaging.symmetry import Frame, grid_score, mirror_pairs, pair_symmetry
+
+SPACINGS_MM = (2.0, 4.0, 8.0)
+"""Voxel sizes of the levels of the fast search."""
 
 
 @dataclass
@@ -31,13 +35,16 @@ class MidsagittalSettings:
         edge_mm: Width over which weights fall to zero at the ball's rim.
         robustness: Difference of a pair, in standard deviations of the values, that halves its
             weight; 0 turns robust weights off.
+        flatten_mm: Width of the local mean that intensities are divided by, against uneven
+            brightness; 0 leaves them as they are.
     """
 
     search: str = "fast"
     pairs: int = 40_000
-    radius_mm: float = 90.0
+    radius_mm: float = 75.0
     edge_mm: float = 20.0
     robustness: float = 0.5
+    flatten_mm: float = 30.0
 
     def __post_init__(self) -> None:
         """Refuse settings without a meaning.
@@ -100,18 +107,23 @@ def find_midsagittal_plane(
     """
     settings = settings or MidsagittalSettings()
     finest = _checked(volume, affine)
-    levels = coarser_levels(finest, (2.0, 4.0, 8.0))
+    levels = coarser_levels(finest, SPACINGS_MM)
     if not np.isfinite(levels[-1].volume).all():
         raise ScanError("the volume has NaN or infinite values; replace them before the search")
     centre = head_centre(levels[-1]) if centre_mm is None else np.asarray(centre_mm, np.float64)
-    frame = None if start is None else Frame.on_plane(start, centre)
     if settings.search == "plain":
-        return _plain(finest, frame or _sagittal(centre))
-    frame = frame or _coarse_start(levels[-1], centre, settings)
-    for level, share in zip(levels[::-1], (0.1, 0.3, 1.0), strict=True):
-        pairs = mirror_pairs(int(settings.pairs * share), settings)
-        frame = _climb(level, frame, pairs, settings)
-    return _result(frame, lambda moved: pair_symmetry(levels[0], moved, pairs).score)
+        around = sagittal(centre) if start is None else Frame.on_plane(start, centre)
+        found = plain_search(finest, around)
+        return _result(found, lambda frame: grid_score(finest, frame.plane))
+    if settings.flatten_mm > 0:
+        levels = coarser_levels(flattened(levels[0], levels[-1], settings.flatten_mm), SPACINGS_MM)
+    if start is None:
+        frame = coarse_start(levels[-1], centre, settings.radius_mm, settings.robustness)
+    else:
+        frame = Frame.on_plane(start, centre)
+    pairs = mirror_pairs(settings.pairs, settings.radius_mm, settings.edge_mm)
+    found = fast_search(levels, frame, pairs, settings.robustness)
+    return _result(found, lambda frame: pair_symmetry(levels[0], frame, pairs).score)
 
 
 def _checked(volume: Array, affine: Array) -> Level:
@@ -142,73 +154,15 @@ def head_centre(level: Level) -> Array:
     volume = level.volume
     if float(np.ptp(volume)) <= 0.0:
         raise ScanError("the volume does not vary; there is no head to find a plane in")
-    bright = volume[volume > volume.mean()].mean()
-    points = level.centres_mm()[volume > 0.3 * bright]
+    points = level.centres_mm()[head_mask(level)]
     heights = points[:, 2]
-    # The vertex: the height above which 2000 mm^2 of a section (some 250 cm^3 would be a slab of
-    # the skull cap) no longer fit; single bright voxels above the head do not move it.
+    # The vertex: the height above which 30 cm^3 of head are left, so that single bright voxels in
+    # the air do not count.
     voxel_mm3 = abs(float(np.linalg.det(level.affine[:3, :3])))
     above = min(len(heights) - 1, int(30_000.0 / voxel_mm3))
     vertex = float(np.partition(heights, -above - 1)[-above - 1])
     cap = points[heights > vertex - 100.0]
     return np.array([*cap.mean(axis=0)[:2], vertex - 75.0])
-
-
-def mirror_pairs(count: int, settings: MidsagittalSettings) -> Pairs:
-    """Quasi-random mirror pairs in a half ball about the frame's centre, denser than a grid's.
-
-    Args:
-        count: Number of pairs, about.
-        settings: Radius and rim of the ball.
-
-    Returns:
-        Pairs with weights that fall off at the rim.
-    """
-    # Roberts' R3 sequence: even coverage without a lattice that could lock on to the voxel grid.
-    ratio = 1.2207440846057596
-    steps = np.array([ratio**-1, ratio**-2, ratio**-3])
-    total = int(count * 6.0 / np.pi)
-    unit = (0.5 + np.arange(1, total + 1)[:, None] * steps) % 1.0
-    cube = unit * [2.0, 2.0, 1.0] - [1.0, 1.0, 0.0]
-    distance = np.linalg.norm(cube, axis=1) * settings.radius_mm
-    kept = distance < settings.radius_mm
-    weights = np.clip((settings.radius_mm - distance[kept]) / settings.edge_mm, 0.0, 1.0)
-    offsets = (cube[kept].T * settings.radius_mm).astype(np.float32)
-    return Pairs(np.ascontiguousarray(offsets), weights.astype(np.float32))
-
-
-def _sagittal(centre: Array) -> Frame:
-    return Frame.on_plane(Plane.from_normal(LEFT, centre), centre)
-
-
-def _coarse_start(level: Level, centre: Array, settings: MidsagittalSettings) -> Frame:
-    """Best of a grid of planes about the centre, after climbing from the first few."""
-    pairs = mirror_pairs(600, settings)
-    tilts, shifts = np.tan(np.deg2rad(np.arange(-24.0, 25.0, 12.0))), np.arange(-20.0, 21.0, 10.0)
-    frames = [_sagittal(centre).moved(np.array(step)) for step in product(tilts, tilts, shifts)]
-    scores = [pair_symmetry(level, frame, pairs).score for frame in frames]
-    best = np.argsort(scores)[::-1][:4]
-    more = mirror_pairs(4000, settings)
-    climbed = [_climb(level, frames[index], more, settings) for index in best]
-    return max(climbed, key=lambda frame: pair_symmetry(level, frame, more).score)
-
-
-def _climb(level: Level, frame: Frame, pairs: Pairs, settings: MidsagittalSettings) -> Frame:
-    """Gauss-Newton steps up Eq. 1 until they fall below a thousandth of a mm at the rim."""
-    reach = np.array([settings.radius_mm, settings.radius_mm, 1.0])
-    longest = 8.0
-    for _ in range(12):
-        now = pair_symmetry(level, frame, pairs)
-        if settings.robustness > 0:
-            ratio = now.difference / (settings.robustness * max(now.deviation, 1e-12))
-            now = pair_symmetry(level, frame, pairs.weighted(1.0 / (1.0 + ratio**2)))
-        curvature = now.curvature + np.eye(3) * 1e-9
-        step = np.linalg.solve(curvature, now.gradient)
-        length = float(np.abs(step * reach).max())
-        frame = frame.moved(step * min(1.0, longest / max(length, 1e-12)))
-        if length < 2e-3:
-            break
-    return frame
 
 
 def _result(frame: Frame, score: Callable[[Frame], float]) -> MidsagittalPlane:
@@ -218,35 +172,3 @@ def _result(frame: Frame, score: Callable[[Frame], float]) -> MidsagittalPlane:
         for step in np.diag([2.0 / 60.0, 2.0 / 60.0, 2.0])
     ]
     return MidsagittalPlane(frame.plane, best, min(falls), frame.centre_mm)
-
-
-def _plain(level: Level, frame: Frame) -> MidsagittalPlane:
-    """The published two-scale search: a grid of planes on a quarter of the scale, then the full."""
-    quarter = block_mean(level, [min(4, length // 4) for length in level.volume.shape])
-    tilts, shifts = np.tan(np.deg2rad(np.arange(-24.0, 25.0, 8.0))), np.arange(-24.0, 25.0, 8.0)
-    grid = [frame.moved(np.array(step)) for step in product(tilts, tilts, shifts)]
-    frame = max(grid, key=lambda moved: grid_score(quarter, moved.plane))
-    frame = _hill(quarter, frame, 4.0, 1.0)
-    frame = _hill(level, frame, 0.5, 0.03)
-    return _result(frame, lambda moved: grid_score(level, moved.plane))
-
-
-def _hill(level: Level, frame: Frame, first: float, last: float) -> Frame:
-    """Try a step either way in each parameter, take the best, halve the step when none is better.
-
-    Args:
-        level: Volume, used as a whole.
-        frame: Plane to start from.
-        first: First step, in degrees and in mm.
-        last: Steps below this end the search.
-    """
-    best, step = grid_score(level, frame.plane), first
-    while step >= last:
-        size = np.array([np.deg2rad(step), np.deg2rad(step), step])
-        around = [frame.moved(sign * row) for row in np.diag(size) for sign in (-1.0, 1.0)]
-        scores = [grid_score(level, moved.plane) for moved in around]
-        if max(scores) > best:
-            best, frame = max(scores), around[int(np.argmax(scores))]
-        else:
-            step /= 2.0
-    return frame

@@ -104,9 +104,38 @@ class Pairs:
     offsets_mm: Array
     weights: Array
 
+    def first(self, count: int) -> Pairs:
+        """The first pairs of the sequence, at least 500."""
+        kept = max(500, count)
+        return Pairs(np.ascontiguousarray(self.offsets_mm[:, :kept]), self.weights[:kept])
+
     def weighted(self, factor: Array) -> Pairs:
         """The same pairs with weights multiplied by a factor of shape (N,)."""
         return replace(self, weights=self.weights * factor)
+
+
+def mirror_pairs(count: int, radius_mm: float, edge_mm: float) -> Pairs:
+    """Quasi-random mirror pairs that fill a ball about the frame's centre.
+
+    Args:
+        count: Number of pairs, about.
+        radius_mm: Radius of the ball.
+        edge_mm: Width at the rim over which weights fall to zero, so that what lies just inside
+            or outside decides nothing.
+
+    Returns:
+        The same pairs for the same arguments.
+    """
+    # Roberts' R3 sequence: even coverage without a lattice that could lock on to the voxel grid.
+    ratio = 1.2207440846057596
+    steps = np.array([ratio**-1, ratio**-2, ratio**-3])
+    unit = (0.5 + np.arange(1, int(count * 6.0 / np.pi) + 1)[:, None] * steps) % 1.0
+    half_cube = unit * [2.0, 2.0, 1.0] - [1.0, 1.0, 0.0]
+    distance = np.linalg.norm(half_cube, axis=1) * radius_mm
+    kept = distance < radius_mm
+    weights = np.minimum((radius_mm - distance[kept]) / edge_mm, 1.0)
+    offsets = np.ascontiguousarray(half_cube[kept].T * radius_mm, dtype=np.float32)
+    return Pairs(offsets, weights.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +157,17 @@ class Symmetry:
     difference: Array
     deviation: float
     inside: Mask
+
+    def agreement(self, robustness: float) -> Array:
+        """How far each pair may be trusted to belong to a symmetric head, 0 to 1, shape (N,).
+
+        Args:
+            robustness: Difference, in standard deviations of the values, that counts as a half;
+                0 trusts every pair.
+        """
+        if robustness == 0.0 or self.deviation == 0.0:
+            return np.ones_like(self.difference)
+        return np.asarray(1.0 / (1.0 + (self.difference / (robustness * self.deviation)) ** 2))
 
 
 def pair_symmetry(level: Level, frame: Frame, pairs: Pairs) -> Symmetry:
