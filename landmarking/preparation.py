@@ -12,13 +12,14 @@ from landmarking.cohort.bids import Cohort
 from landmarking.cohort.sources import CohortConfig, open_cohort
 from landmarking.data.assembly import cohort_digest, input_digests, save_cohort
 from landmarking.data.cache import StageCache, stage_key
+from landmarking.data.carried import is_prepared, open_prepared
 from landmarking.data.jobs import Job, PreparedScan, prepare_scan
 from landmarking.data.prepared import (
     INDEX,
     PreparedCohort,
     load_prepared,
 )
-from landmarking.data.stages import is_cached
+from landmarking.data.stages import is_cached, key_settings
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set
@@ -95,7 +96,8 @@ def ensure_prepared(
 ) -> PreparedCohort:
     """The prepared cohort of a configuration: loaded where it exists, else made.
 
-    Processes that start together wait for the one that makes it.
+    Processes that start together wait for the one that makes it. Where the configured root is a
+    prepared cohort itself (a folder, or the one file that `carry` wrote), that is opened.
 
     Args:
         config: Where the scans come from.
@@ -109,6 +111,9 @@ def ensure_prepared(
         CohortError: If the cohort or any of its scans cannot be used; all problems at once.
         CacheError: If `outputs` cannot be written.
     """
+    root = Path(config.root)
+    if is_prepared(root):
+        return open_prepared(root, landmarks, key_settings(settings), outputs)
     cohort = open_locked(config, outputs, workers or available_cores(), progress)
     return prepare_cohort(cohort, landmarks, settings, outputs, workers=workers, progress=progress)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from landmarking.cohort.sources import CohortConfig
 from landmarking.data.assembly import QUALITY
+from landmarking.data.carried import pack_prepared
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.preparation import (
     LandmarksConfig,
@@ -30,6 +31,8 @@ class PrepareConfig:
         workers: Processes; None takes all cores.
         check_only: Whether to read and check everything and compute nothing.
         progress: Whether to draw a progress bar.
+        carry: File (`*.prepared.zip`) that the prepared cohort is also written to, with 8-bit
+            slices; `cohort.root=FILE` trains from it where the scans are not at hand.
     """
 
     outputs: str
@@ -39,6 +42,7 @@ class PrepareConfig:
     workers: int | None = None
     check_only: bool = False
     progress: bool = True
+    carry: str | None = None
 
 
 def run_preparation(config: PrepareConfig) -> str:
@@ -64,7 +68,12 @@ def run_preparation(config: PrepareConfig) -> str:
         workers=workers,
         progress=config.progress,
     )
-    return summary_text(preparation)
+    lines = summary_text(preparation)
+    if config.carry is None:
+        return lines
+    carried = Path(config.carry)
+    pack_prepared(preparation.prepared, carried)
+    return f"{lines}\none file:      {carried} ({carried.stat().st_size / 1e6:.1f} MB)"
 
 
 def summary_text(preparation: Preparation) -> str:

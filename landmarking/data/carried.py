@@ -1,0 +1,143 @@
+"""A prepared cohort as one small file, to train on a machine that has no scans.
+
+The file is a ZIP of the prepared folder with 8-bit slices: 2,000 of 150 x 150 take under 45 MB.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from landmarking.data.cache import canonical_json
+from landmarking.data.prepared import (
+    IMAGES,
+    INDEX,
+    PreparedCohort,
+    load_prepared,
+    save_prepared,
+)
+from landmarking.errors import CacheError, CohortError
+from landmarking.landmarks import LandmarkSet
+from landmarking.storage import atomic_folder, atomic_path, file_lock, file_sha256
+
+SUFFIX = ".prepared.zip"
+
+
+def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
+    """Write a prepared cohort as one file with 8-bit slices; equal cohorts give equal bytes.
+
+    Args:
+        prepared: The cohort.
+        path: File to write; ends in `.prepared.zip`.
+
+    Raises:
+        CacheError: If the name has another ending or the file cannot be written.
+    """
+    if not path.name.endswith(SUFFIX):
+        raise CacheError(f"{path}: a carried cohort is named something{SUFFIX}")
+    try:
+        with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
+            save_prepared(
+                Path(folder, "cohort"),
+                name=prepared.name,
+                simulated=prepared.simulated,
+                digest=prepared.digest,
+                landmarks=prepared.landmarks,
+                images=prepared.images,
+                points_mm=prepared.points_mm,
+                pixel_to_world=prepared.pixel_to_world,
+                records=prepared.records,
+                settings=prepared.settings,
+                dtype="uint8",
+            )
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name in (INDEX, IMAGES):
+                    # A fixed date, so that the bytes depend on the content alone.
+                    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    archive.writestr(entry, Path(folder, "cohort", name).read_bytes())
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be written ({error})") from error
+
+
+def unpack_prepared(path: Path, folder: Path) -> PreparedCohort:
+    """Unpack a carried cohort.
+
+    Args:
+        path: File that `pack_prepared` wrote.
+        folder: Folder to make or replace.
+
+    Raises:
+        CacheError: If the file is damaged or no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, atomic_folder(folder) as temporary:
+            for name in (INDEX, IMAGES):
+                (temporary / name).write_bytes(archive.read(name))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise CacheError(f"{path}: not a carried cohort ({error}); copy the file again") from error
+    return load_prepared(folder)
+
+
+def is_prepared(root: Path) -> bool:
+    """Whether a cohort's root is a prepared cohort, as a folder or as one file."""
+    return (root / INDEX).is_file() or (root.is_file() and root.name.endswith(SUFFIX))
+
+
+def open_prepared(
+    root: Path, landmarks: LandmarkSet, settings: Mapping[str, Any], outputs: Path
+) -> PreparedCohort:
+    """Open a prepared cohort in place of its scans.
+
+    Args:
+        root: Prepared folder, or one file that is unpacked under `outputs/prepared` once.
+        landmarks: Landmarks wanted, in their order.
+        settings: What the slices have to have been made with, as plain values.
+        outputs: Folder of `prepared/`.
+
+    Raises:
+        CacheError: If it is damaged.
+        CohortError: If it was made with other settings or lacks a landmark.
+    """
+    prepared = _unpacked_once(root, outputs) if root.is_file() else load_prepared(root)
+    wanted = {key: canonical_json(value) for key, value in settings.items()}
+    found = {key: canonical_json(value) for key, value in prepared.settings.items()}
+    differing = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
+    if differing:
+        pairs = "; ".join(f"{key} is {found.get(key)}, not {wanted.get(key)}" for key in differing)
+        raise CohortError(f"{root}: its slices were made with other settings: {pairs}")
+    return with_landmarks(prepared, landmarks)
+
+
+def _unpacked_once(path: Path, outputs: Path) -> PreparedCohort:
+    name = f"{path.name.removesuffix(SUFFIX)}-{file_sha256(path)[:12]}-carried"
+    folder = outputs / "prepared" / name
+    with file_lock(outputs / "cache" / "locks" / f"{name}.lock"):
+        return load_prepared(folder) if folder.exists() else unpack_prepared(path, folder)
+
+
+def with_landmarks(prepared: PreparedCohort, landmarks: LandmarkSet) -> PreparedCohort:
+    """The same slices with some of their landmarks, in the order wanted.
+
+    Raises:
+        CohortError: If the cohort was prepared without one of them.
+    """
+    if landmarks.names == prepared.landmarks.names:
+        return prepared
+    missing = [name for name in landmarks.names if name not in prepared.landmarks.names]
+    if missing:
+        raise CohortError(
+            f"cohort {prepared.name} was prepared without {', '.join(missing)}; "
+            f"it has {', '.join(prepared.landmarks.names)}"
+        )
+    order = [prepared.landmarks.index(name) for name in landmarks.names]
+    return replace(
+        prepared,
+        landmarks=landmarks,
+        points_px=prepared.points_px[:, order],
+        points_mm=prepared.points_mm[:, order],
+    )
