@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from landmarking.cohort.face import face_and_neck
 from landmarking.geometry import Array
 from landmarking.imaging.template import load_template
 
@@ -49,6 +50,15 @@ class Volume:
         values: Any = grid_sample(volume, grid, padding_mode="border", align_corners=True)
         return np.asarray(values.numpy().ravel(), dtype=np.float32)
 
+    def nearest(self, points_mm: Float32) -> NDArray[np.uint8]:
+        """Values of the nearest voxels as whole numbers, points as in `at`; 0 beyond the grid."""
+        index = np.rint((points_mm - self.origin_mm[:, None].astype(np.float32)) / self.spacing_mm)
+        size = np.array(self.data.shape, dtype=np.float32)[:, None]
+        within = ((index >= 0) & (index < size)).all(axis=0)
+        i, j, k = np.where(within, index, 0).astype(np.int32)
+        flat = (i * self.data.shape[1] + j) * self.data.shape[2] + k
+        return np.asarray(np.where(within, self.data.ravel()[flat], 0), dtype=np.uint8)
+
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
@@ -58,14 +68,18 @@ class Atlas:
         brain: T1 intensities of the brain, 0 to 1.
         grey: Share of grey matter.
         white: Share of white matter.
+        cortex: 1 where every person has folds of their own, 0 in the deep brain and cerebellum.
         outside: Signed distance from the brain's hull in mm, negative within.
+        labels: Codes of `face.Tissue` around the brain.
         mid_surface_mm: Points of the mid-sagittal plane within the brain, shape (M, 3).
     """
 
     brain: Volume
     grey: Volume
     white: Volume
+    cortex: Volume
     outside: Volume
+    labels: Volume
     mid_surface_mm: Array
 
 
@@ -78,10 +92,44 @@ def load_atlas() -> Atlas:
         name: Volume(np.array(getattr(template, name)), origin, 1.0)
         for name in ("brain", "grey", "white")
     }
+    low = np.array([-106.0, -146.0, -166.0])
+    labels = face_and_neck(low, 1.5, (142, 178, 188))
     return Atlas(
         **volumes,
+        cortex=_cortex(template.brain_mask, origin),
         outside=_outside(template.brain_mask, origin),
+        labels=Volume(labels.astype(np.float32), low, 1.5),
         mid_surface_mm=_mid_surface(template.brain_mask, origin),
+    )
+
+
+# Outline (y, z) on the mid-sagittal plane of what all people share: callosum, ventricles,
+# thalamus, brain stem and cerebellum, with a margin of 3 mm.
+_DEEP_OUTLINE = (
+    (42, 2), (41, 13), (31, 25), (12, 32), (-10, 34), (-31, 29), (-44, 18), (-47, 8), (-58, 8),
+    (-92, -24), (-92, -62), (-60, -80), (0, -80), (0, -40), (8, -28), (13, -18), (22, -9), (33, -6),
+)  # fmt: skip
+
+
+def _cortex(mask: NDArray[np.bool_], origin: Array) -> Volume:
+    """1 in the folded cortex and under it, on a 2 mm grid."""
+    from skimage.measure import points_in_poly
+
+    half = mask[::2, ::2, ::2]
+    x, y, z = np.meshgrid(
+        *(origin[axis] + 2.0 * np.arange(half.shape[axis]) for axis in range(3)),
+        indexing="ij",
+        sparse=True,
+    )
+    plane = np.stack(np.broadcast_arrays(y, z), axis=-1).reshape(-1, 2)
+    midline = points_in_poly(  # type: ignore[no-untyped-call]
+        plane, np.array(_DEEP_OUTLINE)
+    ).reshape(1, *half.shape[1:])
+    nuclei = (x / 34.0) ** 2 + ((y + 8.0) / 36.0) ** 2 + ((z - 6.0) / 22.0) ** 2 < 1.0
+    temporal = (z < -18.0 - 0.25 * np.abs(x)) & (y < -36.0)
+    deep = (midline & (np.abs(x) < 18.0)) | nuclei | temporal
+    return Volume(
+        ndimage.gaussian_filter((half & ~deep).astype(np.float32), 1.0), np.array(origin), 2.0
     )
 
 
@@ -101,8 +149,9 @@ def _outside(mask: NDArray[np.bool_], origin: Array) -> Volume:
     ]
     whole[inner] = mask[np.ix_(*picks)]
     x, y, z = np.meshgrid(*world, indexing="ij", sparse=True)
-    cord_y = -47.0 - 0.15 * (z + 72.0)
-    whole |= (z < -66.0) & ((x / 8.0) ** 2 + ((y - cord_y) / 7.0) ** 2 < 1.0)
+    # The hull's end at the bottom of the template is no surface; the cord goes on.
+    cord_y = -46.0 - 0.1 * (z + 72.0)
+    whole |= (z < -66.0) & ((x / 6.5) ** 2 + ((y - cord_y) / 5.5) ** 2 < 1.0)
     inside = ndimage.distance_transform_edt(whole, sampling=2.0)
     outside = ndimage.distance_transform_edt(~whole, sampling=2.0)
     signed = np.where(whole, 1.0 - inside, outside - 1.0)

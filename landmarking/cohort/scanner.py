@@ -39,7 +39,7 @@ class ScannerSettings:
     orientations: list[str] = field(default_factory=list)
     bias: float = 0.15
     noise: list[float] = field(default_factory=lambda: [0.01, 0.05])
-    blur_mm: float = 0.6
+    blur_mm: float = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def acquire(
 ) -> NDArray[np.int16]:
     """Bias field, blur and Rician noise; intensities end as int16 with white matter near 600."""
     bias = settings.bias * smooth_field(rng, frame.shape, frame.voxel_mm, 60.0)
-    blurred = ndimage.gaussian_filter(image, rng.uniform(0.2, settings.blur_mm) / frame.voxel_mm)
+    blurred = ndimage.gaussian_filter(image, rng.uniform(0.3, settings.blur_mm) / frame.voxel_mm)
     signal = blurred * np.exp(bias, dtype=np.float32)
     least, most = settings.noise
     sd = rng.uniform(least, most)

@@ -49,25 +49,23 @@ class VoxelMap:
         moved: Array = apply_affine(self.affine, voxels) + np.stack(rest, axis=-1)
         return moved
 
-    def grid(self, planes: slice) -> Float32:
-        """Template mm at all voxels of some planes of the first axis, shape (3, n, J, K)."""
+    def grid(self, every: int = 1) -> Float32:
+        """Template mm at every n-th voxel along each axis, shape (3, I, J, K)."""
         first, second, third = (
-            _basis(size, step, count)
+            _basis(size, step, count)[::every]
             for size, step, count in zip(
                 self.shape, self.step, self.coefficients.shape[1:], strict=True
             )
         )
         field = np.tensordot(self.coefficients.astype(np.float32), third, (3, 1))
         field = np.tensordot(field, second, (2, 1)).swapaxes(2, 3)
-        field = np.tensordot(first[planes], field, (1, 1)).swapaxes(0, 1)
-        i, j, k = (np.arange(size, dtype=np.float32) for size in self.shape)
-        linear = self.affine.astype(np.float32)
-        for axis in range(3):
-            a, b, c, d = linear[axis]
-            field[axis] += (a * i[planes, None, None] + (b * j[:, None] + c * k + d)).astype(
-                np.float32
-            )
-        return np.ascontiguousarray(field, dtype=np.float32)
+        out = np.empty((3, len(first), len(second), len(third)), dtype=np.float32)
+        i, j, k = (np.arange(0, size, every, dtype=np.float32) for size in self.shape)
+        for axis, (a, b, c, d) in enumerate(self.affine.astype(np.float32)[:3]):
+            out[axis] = np.tensordot(first, field[axis], (1, 0))
+            out[axis] += (a * i)[:, None, None]
+            out[axis] += b * j[:, None] + c * k + d
+        return out
 
     def jacobian(self, every: int = 2) -> Float32:
         """Volume ratio, subject to template, at every n-th voxel; positive where invertible."""
