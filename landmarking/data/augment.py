@@ -1,0 +1,259 @@
+"""Augmentation of training slices, on the device, in batches, image and points together.
+
+Every number comes from (seed, epoch, slice), so that a slice is changed in the same way whatever
+batch it falls into and whether or not the run was interrupted. There is no left-right flip: a
+mid-sagittal slice has a front and a back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from landmarking.data.chance import Chance
+from landmarking.data.painting import HistogramMatcher, PaintSettings, blurred, paint
+from landmarking.data.template_people import PeopleSettings, TemplatePeople
+from landmarking.data.template_slab import load_slab
+from landmarking.data.warp import SliceWarp, knot_count, pose, random_field
+from landmarking.errors import ConfigError
+from landmarking.landmarks import LandmarkSet, landmark_set
+
+if TYPE_CHECKING:
+    from landmarking.imaging.pipeline import PreprocessSettings
+
+KINDS = ("none", "random", "synth")
+
+
+@dataclass
+class AugmentConfig:
+    """What happens to a training slice; a size of zero leaves that change out.
+
+    Attributes:
+        kind: `none`; `random` changes the slice; `synth` puts a newly drawn and painted person in
+            its place.
+        turn_deg: SD of the in-plane turn.
+        scale: SD of the logarithm of the size, by axis.
+        shift_px: SD of the shift, by axis.
+        warp_px: SD of a smooth displacement.
+        warp_knot_px: Its knot distance.
+        contrast: Largest bend of the intensities towards or away from the middle, below 1.
+        gamma: SD of the logarithm of gamma.
+        bias: Largest SD of the logarithm of a smooth bias field.
+        blur_px: Largest SD of a Gaussian blur, by axis.
+        noise: Largest SD of noise, as a share of the range of intensities.
+        occlusion: Probability that a rectangle is covered.
+        share: Share of slices that `synth` replaces; the rest keeps the cohort's own and is changed
+            as `random` does.
+        people: How the people of `synth` differ.
+        paint: How they are painted.
+    """
+
+    kind: str = "none"
+    turn_deg: float = 0.0
+    scale: float = 0.0
+    shift_px: float = 0.0
+    warp_px: float = 0.0
+    warp_knot_px: float = 30.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    bias: float = 0.0
+    blur_px: float = 0.0
+    noise: float = 0.0
+    occlusion: float = 0.0
+    share: float = 1.0
+    people: PeopleSettings = field(default_factory=PeopleSettings)
+    paint: PaintSettings = field(default_factory=PaintSettings)
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a value is out of range.
+        """
+        if self.kind not in KINDS:
+            raise ConfigError(f"augment.kind is one of {', '.join(KINDS)}, found {self.kind!r}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float) and value < 0.0:
+                raise ConfigError(f"augment.{item.name} is not negative, found {value}")
+        if self.contrast >= 1.0 or self.share > 1.0 or self.occlusion > 1.0:
+            raise ConfigError(
+                "augment.contrast lies below 1, augment.share and augment.occlusion are at most 1, "
+                f"found {self.contrast}, {self.share} and {self.occlusion}"
+            )
+        if self.warp_knot_px < 6.0 * self.warp_px or self.warp_knot_px <= 0.0:
+            raise ConfigError(
+                f"augment.warp_knot_px is at least six times augment.warp_px, or slices would "
+                f"fold, found {self.warp_knot_px} and {self.warp_px}"
+            )
+
+
+class Augmentation:
+    """Changes batches as configured; called by the training side's batches.
+
+    Attributes:
+        config: What happens.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, config: AugmentConfig, *, seed: int, painter: Painter | None) -> None:
+        self.config = config
+        self.seed = seed
+        self.painter = painter
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Tensor, points_px: Tensor, subjects: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Change a batch.
+
+        Args:
+            images: Slices, shape (B, 1, H, W), normalised or not.
+            points_px: Slice pixels (x, y), shape (B, L, 2); NaN where missing.
+            subjects: Numbers of the slices within their cohort, shape (B,).
+            epoch: Number of the epoch.
+
+        Returns:
+            Slices and points of the same shapes. Points that leave the slice become NaN. Slices
+            painted anew are not normalised.
+        """
+        chance = Chance(self.seed, epoch, subjects.to(images.device))
+        if self.painter is None:
+            return change(images, points_px, chance, self.config)
+        new = chance.happens(self.config.share).bool()
+        painted, painted_px = self.painter(chance)
+        if self.config.share >= 1.0:
+            return painted, painted_px
+        images, points_px = change(images, points_px, chance, self.config)
+        images = torch.where(new[:, None, None, None], painted, images)
+        return images, torch.where(new[:, None, None], painted_px, points_px)
+
+
+def build_augmentation(
+    config: AugmentConfig,
+    *,
+    seed: int,
+    landmarks: LandmarkSet,
+    names: Sequence[str],
+    preprocess: PreprocessSettings,
+) -> Augmentation | None:
+    """The configured augmentation, or None for none.
+
+    Args:
+        config: What happens.
+        seed: Seed of the run.
+        landmarks: The cohort's landmark set.
+        names: The landmarks of the run, in order.
+        preprocess: How the cohort's slices were made; painted ones are finished likewise.
+
+    Raises:
+        ConfigError: If `synth` is asked for landmarks that are no AFIDs.
+    """
+    if config.kind == "none":
+        return None
+    if config.kind == "random":
+        return Augmentation(config, seed=seed, painter=None)
+    painter = Painter(config, preprocess, afids_columns(landmarks, names))
+    return Augmentation(config, seed=seed, painter=painter)
+
+
+def afids_columns(landmarks: LandmarkSet, names: Sequence[str]) -> list[int]:
+    """Positions of landmarks within `afids32`.
+
+    Raises:
+        ConfigError: If one is not among them.
+    """
+    numbers = [landmark.afid for landmark in landmark_set("afids32").landmarks]
+    wanted = [landmarks.landmarks[landmarks.index(name)] for name in names]
+    absent = [landmark.name for landmark in wanted if landmark.afid not in numbers]
+    if absent:
+        raise ConfigError(
+            f"augment=synth paints the 32 AFIDs, found {', '.join(absent)}; take augment=strong"
+        )
+    return [numbers.index(landmark.afid) for landmark in wanted]
+
+
+class Painter:
+    """Draws people from the template and paints them as finished slices."""
+
+    def __init__(
+        self, config: AugmentConfig, preprocess: PreprocessSettings, columns: list[int]
+    ) -> None:
+        from landmarking.imaging.pipeline import reference_slice
+
+        self.people = TemplatePeople(load_slab(preprocess), config.people, tuple(columns))
+        self.settings = config.paint
+        self.match = HistogramMatcher(reference_slice(preprocess))
+
+    def __call__(self, chance: Chance) -> tuple[Tensor, Tensor]:
+        """Slices, shape (B, 1, H, W), histogram-matched, and their points, shape (B, L, 2)."""
+        self.people.slab = self.people.slab.to(chance.device)
+        people = self.people.draw(chance)
+        images = self.match(paint(people.maps, chance, self.settings))
+        return images, within(people.points_px, (images.shape[-2], images.shape[-1]))
+
+
+def change(
+    images: Tensor, points_px: Tensor, chance: Chance, config: AugmentConfig
+) -> tuple[Tensor, Tensor]:
+    """Geometry, then intensities; shapes and missing points as in `Augmentation.__call__`."""
+    size = (images.shape[-2], images.shape[-1])
+    warp = random_warp(chance, config, size)
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    # Zero is air, and it is what lies beyond the edge of a slice.
+    span = torch.where(high > low, high - low, 1.0)
+    image = warp.sample((images - low) / span)[:, 0]
+    image = change_intensities(image, chance, config)
+    return image[:, None] * span + low, within(warp.carry(points_px), size)
+
+
+def within(points_px: Tensor, size: tuple[int, int]) -> Tensor:
+    """Points, with those outside a slice of size (H, W) turned into NaN."""
+    limit = torch.tensor([size[1] - 1, size[0] - 1], device=points_px.device)
+    inside = ((points_px >= 0.0) & (points_px <= limit)).all(dim=-1, keepdim=True)
+    return torch.where(inside, points_px, torch.nan)
+
+
+def random_warp(chance: Chance, config: AugmentConfig, size: tuple[int, int]) -> SliceWarp:
+    """Draw pose and smooth warp of each slice of a batch."""
+    turn = torch.deg2rad(config.turn_deg * chance.normal())
+    scale = torch.exp(config.scale * chance.normal(2).clamp(-3.0, 3.0))
+    shift = config.shift_px * chance.normal(2)
+    matrix, constant = pose(turn, scale, shift, ((size[1] - 1) / 2, (size[0] - 1) / 2))
+    coefficients = None
+    if config.warp_px > 0.0:
+        knots = (knot_count(size[0], config.warp_knot_px), knot_count(size[1], config.warp_knot_px))
+        # Splines of white noise are smoother than it by about this factor.
+        coefficients = 1.5 * config.warp_px * chance.normal(2, *knots).clamp(-2.5, 2.5)
+    return SliceWarp(matrix, constant, coefficients, config.warp_knot_px, size)
+
+
+def change_intensities(image: Tensor, chance: Chance, config: AugmentConfig) -> Tensor:
+    """Contrast, gamma, bias, blur, noise and occlusion of slices from 0 to 1, (B, H, W)."""
+    size = (image.shape[-2], image.shape[-1])
+    bend = config.contrast * chance.uniform(1, 1, low=-1.0, high=1.0)
+    # Monotone for |bend| < 1, and it keeps 0, 1/2 and 1.
+    image = image + bend * torch.sin(2.0 * torch.pi * image) / (2.0 * torch.pi)
+    image = image.clamp(min=0.0) ** torch.exp(config.gamma * chance.normal(1, 1))
+    strength = config.bias * chance.uniform(1, 1)
+    image = image * torch.exp(strength * random_field(chance, 45.0, size))
+    if config.blur_px > 0.0:
+        image = blurred(image, config.blur_px * chance.uniform(2))
+    if config.noise > 0.0:
+        image = image + config.noise * chance.uniform(1, 1) * chance.normal(*size)
+    return _covered(image, chance, config.occlusion)
+
+
+def _covered(image: Tensor, chance: Chance, probability: float) -> Tensor:
+    """Cover a rectangle of up to a quarter of each side with one grey."""
+    rows, columns = image.shape[-2:]
+    y = torch.arange(rows, device=image.device)[:, None] / rows
+    x = torch.arange(columns, device=image.device)[None, :] / columns
+    middle, half = chance.uniform(2, 1, 1), chance.uniform(2, 1, 1, low=0.02, high=0.125)
+    inside = ((x - middle[:, 0]).abs() < half[:, 0]) & ((y - middle[:, 1]).abs() < half[:, 1])
+    covers = chance.happens(probability)[:, None, None].bool() & inside
+    return torch.where(covers, chance.uniform(1, 1), image)

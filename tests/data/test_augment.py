@@ -1,0 +1,173 @@
+"""Augmentation: image and points together, by seed, epoch and slice."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from landmarking.data.augment import (
+    Augmentation,
+    AugmentConfig,
+    afids_columns,
+    build_augmentation,
+    random_warp,
+)
+from landmarking.data.chance import Chance
+from landmarking.errors import ConfigError
+from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.landmarks import landmark_set
+
+STRONG = AugmentConfig(
+    kind="random",
+    turn_deg=8.0,
+    scale=0.08,
+    shift_px=5.0,
+    warp_px=2.5,
+    contrast=0.6,
+    gamma=0.25,
+    bias=0.3,
+    blur_px=1.2,
+    noise=0.05,
+    occlusion=0.3,
+)
+SIZE = 64
+
+
+def batch(count: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 1, SIZE, SIZE, generator=generator) * 5.0 - 2.0
+    points = 16.0 + 32.0 * torch.rand(count, 3, 2, generator=generator)
+    return images, points, torch.arange(10, 10 + count)
+
+
+def test_a_slice_is_changed_the_same_way_in_any_batch() -> None:
+    augment = Augmentation(STRONG, seed=1, painter=None)
+    images, points, subjects = batch()
+    together = augment(images, points, subjects, epoch=3)
+    alone = augment(images[2:3], points[2:3], subjects[2:3], epoch=3)
+    torch.testing.assert_close(together[0][2:3], alone[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(together[1][2:3], alone[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(2, 3), (1, 4)])
+def test_another_seed_or_epoch_changes_it_differently(seed: int, epoch: int) -> None:
+    images, points, subjects = batch()
+    _, first = Augmentation(STRONG, seed=1, painter=None)(images, points, subjects, 3)
+    _, other = Augmentation(STRONG, seed=seed, painter=None)(images, points, subjects, epoch)
+    assert float((first - other).abs().nanmedian()) > 0.5
+
+
+def test_nothing_asked_for_is_nothing_done() -> None:
+    images, points, subjects = batch()
+    changed, moved = Augmentation(AugmentConfig(kind="random"), seed=0, painter=None)(
+        images, points, subjects, 0
+    )
+    torch.testing.assert_close(changed, images, rtol=0, atol=2e-3)
+    torch.testing.assert_close(moved, points, rtol=0, atol=1e-4)
+
+
+def test_missing_points_stay_missing_and_points_that_leave_become_missing() -> None:
+    images, points, subjects = batch()
+    points[0, 1] = torch.nan
+    points[1, 0] = torch.tensor([1.0, 1.0])
+    far = AugmentConfig(kind="random", shift_px=0.001)
+    _, moved = Augmentation(far, seed=0, painter=None)(images, points, subjects, 0)
+    assert torch.isnan(moved[0, 1]).all()
+    assert torch.isfinite(moved[0, [0, 2]]).all()
+    points[1, 0] = torch.tensor([-3.0, 1.0])
+    _, moved = Augmentation(far, seed=0, painter=None)(images, points, subjects, 0)
+    assert torch.isnan(moved[1, 0]).all()
+
+
+def test_no_warp_folds_or_mirrors_a_slice() -> None:
+    warp = random_warp(Chance(0, 0, torch.arange(200)), STRONG, (150, 150))
+    places = torch.cartesian_prod(torch.arange(0.0, 150, 10), torch.arange(0.0, 150, 10))
+    volume = torch.linalg.det(warp.slope(places.expand(200, -1, -1)))
+    assert float(volume.min()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["contrast", "gamma", "bias", "blur_px", "noise", "occlusion"])
+def test_each_intensity_setting_acts_by_itself_and_moves_no_point(name: str) -> None:
+    images, points, subjects = batch()
+    config = replace(AugmentConfig(kind="random"), **{name: getattr(STRONG, name)})
+    if name == "occlusion":
+        config = replace(config, occlusion=1.0)
+    changed, moved = Augmentation(config, seed=0, painter=None)(images, points, subjects, 0)
+    assert float((changed - images).abs().max()) > 0.05
+    torch.testing.assert_close(moved, points, rtol=0, atol=1e-4)
+
+
+def test_a_constant_slice_survives() -> None:
+    _, points, subjects = batch()
+    images = torch.full((4, 1, SIZE, SIZE), 3.0)
+    changed, _ = Augmentation(STRONG, seed=0, painter=None)(images, points, subjects, 0)
+    assert torch.isfinite(changed).all()
+
+
+def test_synth_paints_other_people_every_epoch_with_points_for_the_names_asked() -> None:
+    augment = build_augmentation(
+        AugmentConfig(kind="synth"),
+        seed=0,
+        landmarks=landmark_set("msp8"),
+        names=["PC", "AC"],
+        preprocess=PreprocessSettings(),
+    )
+    assert augment is not None
+    blank, points = torch.zeros(2, 1, 150, 150), torch.zeros(2, 2, 2)
+    first = augment(blank, points, torch.arange(2), 0)
+    again = augment(blank, points, torch.arange(2), 0)
+    later = augment(blank, points, torch.arange(2), 1)
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert float((first[1] - later[1]).norm(dim=-1).min()) > 0.1
+    # PC lies behind AC by about 26 mm, in slices of 1 mm.
+    behind = first[1][:, 0, 0] - first[1][:, 1, 0]
+    assert bool(((behind > 18) & (behind < 36)).all())
+
+
+def test_a_share_of_synth_keeps_the_rest() -> None:
+    config = AugmentConfig(kind="synth", share=0.5)
+    augment = build_augmentation(
+        config,
+        seed=0,
+        landmarks=landmark_set("msp8"),
+        names=["AC"],
+        preprocess=PreprocessSettings(),
+    )
+    assert augment is not None
+    images = torch.full((12, 1, 150, 150), 7.0)
+    points = torch.full((12, 1, 2), 75.0)
+    changed, moved = augment(images, points, torch.arange(12), 0)
+    kept = (changed - 7.0).abs().amax((1, 2, 3)) < 1e-3
+    assert 2 <= int(kept.sum()) <= 10
+    torch.testing.assert_close(moved[kept], points[kept], rtol=0, atol=1e-3)
+
+
+def test_none_is_no_augmentation() -> None:
+    preprocess = PreprocessSettings()
+    landmarks = landmark_set("msp8")
+    assert (
+        build_augmentation(
+            AugmentConfig(), seed=0, landmarks=landmarks, names=["AC"], preprocess=preprocess
+        )
+        is None
+    )
+
+
+def test_columns_follow_the_afids_numbers() -> None:
+    numbers = [landmark.afid for landmark in landmark_set("afids32").landmarks]
+    columns = afids_columns(landmark_set("msp8"), ["SPLE", "AC"])
+    assert [numbers[column] for column in columns] == [20, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kind": "strong"}, "augment.kind is one of none, random, synth"),
+        ({"noise": -0.1}, "augment.noise is not negative"),
+        ({"contrast": 1.0}, "augment.contrast lies below 1"),
+        ({"warp_px": 6.0}, "augment.warp_knot_px is at least six times"),
+    ],
+)
+def test_settings_out_of_range_are_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        AugmentConfig(**values)  # type: ignore[arg-type]
