@@ -1,0 +1,152 @@
+"""Encoder-decoder with one heatmap per landmark and an expectation head.
+
+The heatmap is a softmax over pixels and the prediction its expectation, as in integral regression
+(Sun et al. 2018) and DSNT (Nibali et al. 2018): sub-pixel, differentiable, and trained with the
+Euclidean loss on coordinates. The spread of the heatmap is held near a few pixels by a small
+penalty in the manner of DSNT's variance term, and says how sure the network is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from landmarking.errors import ConfigError
+
+
+class HeatmapNetwork(nn.Module):
+    """Slices to coordinates through heatmaps.
+
+    Attributes:
+        stride: Image pixels for one heatmap pixel.
+        spread_weight: Weight of the penalty on spread in the training loss.
+    """
+
+    centres: Tensor
+    columns: Tensor
+    rows: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: Sequence[int],
+        mean_px: Sequence[Sequence[float]],
+        channels: Sequence[int] = (24, 32, 48, 64, 64),
+        stride: int = 2,
+        dropout: float = 0.0,
+        spread_weight: float = 0.05,
+        spread_target_px: float = 2.0,
+    ) -> None:
+        """Build the network from the global random state.
+
+        Args:
+            image_size: Rows and columns (H, W) of a slice.
+            mean_px: Mean training position of each landmark; only its length L is used.
+            channels: Channels from the finest level to the coarsest; each level halves the last.
+            stride: Image pixels for one heatmap pixel, 1 or 2.
+            dropout: Probability for whole channels of the coarsest level.
+            spread_weight: Weight of the penalty on spread, pixels of loss for a pixel of spread.
+            spread_target_px: Standard deviation of a heatmap that costs nothing.
+
+        Raises:
+            ConfigError: If an argument is out of range.
+        """
+        super().__init__()
+        _check(channels, stride, dropout, spread_weight, spread_target_px)
+        self.stride = stride
+        self.spread_weight = spread_weight
+        self.spread_target_px = spread_target_px
+        self.stem = _block(1, channels[0], stride=stride, kernel=5)
+        self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(channels))
+        self.deep = nn.ModuleList(_block(width, width) for width in channels[1:])
+        self.rest = nn.Dropout2d(dropout)
+        self.up = nn.ModuleList(
+            _block(fine + coarse, fine) for fine, coarse in reversed(list(pairwise(channels)))
+        )
+        self.head = nn.Conv2d(channels[0], len(mean_px), kernel_size=3, padding=1)
+        rows, columns = ((side - 1) // stride + 1 for side in image_size)
+        self.register_buffer("rows", torch.arange(rows) * float(stride), persistent=False)
+        self.register_buffer("columns", torch.arange(columns) * float(stride), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Predict slice pixels.
+
+        Args:
+            images: Normalised slices, shape (B, 1, H, W).
+
+        Returns:
+            Slice pixels (x, y), shape (B, L, 2), float32.
+        """
+        return self.with_spread(images)[0]
+
+    def with_spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict slice pixels and how widely each heatmap spreads.
+
+        Args:
+            images: Normalised slices, shape (B, 1, H, W).
+
+        Returns:
+            Slice pixels (x, y), shape (B, L, 2), and the heatmaps' standard deviation in pixels
+            (root of the variance summed over both axes), shape (B, L); float32.
+        """
+        heatmaps = self.heatmaps(images)
+        # Marginals first: the expectation of x needs only the sum over rows.
+        along_x, along_y = heatmaps.sum(dim=-2), heatmaps.sum(dim=-1)
+        x, y = along_x @ self.columns, along_y @ self.rows
+        variance = along_x @ self.columns**2 - x * x + along_y @ self.rows**2 - y * y
+        return torch.stack([x, y], dim=-1), variance.clamp(min=1e-4).sqrt()
+
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """Probability of each landmark by heatmap pixel, shape (B, L, H / stride, W / stride)."""
+        features = self.stem(images)
+        levels = [features]
+        for down, deep in zip(self.down, self.deep, strict=True):
+            features = down(features)
+            features = features + deep(features)
+            levels.append(features)
+        features = self.rest(levels.pop())
+        for up in self.up:
+            finer = levels.pop()
+            features = interpolate(features, size=finer.shape[-2:], mode="bilinear")
+            features = up(torch.cat([finer, features], dim=1))
+        scores = self.head(features).float()
+        shares: Tensor = scores.flatten(2).softmax(dim=-1)
+        return shares.reshape(scores.shape)
+
+    def penalty(self, spread_px: Tensor) -> Tensor:
+        """What spreads, shape (B, L), away from the target add to the loss, a scalar."""
+        return self.spread_weight * (spread_px - self.spread_target_px).abs().mean()
+
+
+def _block(inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _check(
+    channels: Sequence[int],
+    stride: int,
+    dropout: float,
+    spread_weight: float,
+    spread_target_px: float,
+) -> None:
+    if len(channels) < 2 or min(channels) < 1:
+        raise ConfigError(
+            f"model.channels has at least two levels of at least one, found {list(channels)}"
+        )
+    if stride not in (1, 2):
+        raise ConfigError(f"model.stride is 1 or 2, found {stride}")
+    if not 0.0 <= dropout < 1.0:
+        raise ConfigError(f"model.dropout lies in 0 <= dropout < 1, found {dropout}")
+    if spread_weight < 0.0 or spread_target_px <= 0.0:
+        raise ConfigError(
+            "model.spread_weight is not negative and model.spread_target_px positive, found "
+            f"{spread_weight} and {spread_target_px}"
+        )
