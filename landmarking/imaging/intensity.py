@@ -1,56 +1,187 @@
-"""Intensities of slices: histogram matching to a reference, and normalisation."""
+"""Intensities of slices: histogram matching to a reference, and normalisation.
+
+Over a whole slice, air, scalp and neck decide what the brain looks like after the matching. Slices
+of the common space know where the brain is, so only the pixels of the template's brain count;
+docs/pipeline.md has the measurement.
+"""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.errors import ConfigError, ScanError
 from landmarking.geometry import Array
+from landmarking.storage import atomic_path
 
 NORMALISATIONS = ("image", "batch", "none")
 """Per image (default), over the whole batch (the authors' code), or not at all."""
 
+AIR_SHARE = 0.1
+"""Part of the intensity range, from the lowest, that counts as air in the normalisation."""
+
 _TINY = 1e-6
 
 
-def match_histogram(image: Array, reference: Array) -> NDArray[np.float32]:
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What histograms are matched to.
+
+    Attributes:
+        image: Intensities, float32, shape (H, W); or of a mean reference, quantiles, shape (Q,).
+        region: Pixels of a slice whose histogram counts, bool, shape (H, W).
+        source: `template`, or the path that it was read from.
+    """
+
+    image: NDArray[np.float32]
+    region: NDArray[np.bool_]
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over values and region, hexadecimal; recorded with whatever was matched."""
+        digest = hashlib.sha256()
+        for part in (np.asarray(self.image, "<f4"), self.region):
+            digest.update(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The intensities that count, shape (N,)."""
+        return self.image[self.region] if self.image.ndim == 2 else self.image
+
+
+def match_histogram(
+    image: Array, reference: Array | Reference, region: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """Give an image the intensity distribution of a reference, by scikit-image.
+
+    Only pixels within the region count on either side; the map that scikit-image finds for them is
+    carried to all others, held constant above its end and led to the reference's darkest below it.
+    Pixels of the image's lowest intensity are air or outside the field of view and never count.
 
     Args:
         image: Intensities, shape (H, W).
-        reference: Intensities of any shape.
+        reference: A reference with its own region; or intensities, shape (H, W).
+        region: Pixels that count, bool, shape (H, W), where the reference has none; all by default.
 
     Returns:
-        Matched intensities, float32, shape (H, W); their order is kept.
+        Matched intensities, float32, shape (H, W); no two pixels change their order.
 
     Raises:
-        ScanError: If either is empty or not finite.
+        ScanError: If a shape does not fit, or intensities are not finite.
     """
+    if not isinstance(reference, Reference):
+        every = np.ones(reference.shape, dtype=bool)
+        reference = Reference(
+            np.asarray(reference, np.float32), every if region is None else region, "image"
+        )
+    _check_match(image, reference)
     from skimage.exposure import match_histograms
 
-    for what, values in (("image", image), ("reference", reference)):
+    darkest = image.min()
+    source = np.asarray(image[reference.region & (image > darkest)], dtype=np.float32)
+    if source.size == 0:
+        return np.full(image.shape, reference.image.min(), dtype=np.float32)
+    matched = match_histograms(source, reference.values)
+    order = np.argsort(source, kind="stable")
+    known = np.concatenate([[darkest], source[order]])
+    target = np.concatenate([[reference.image.min()], matched[order]])
+    return np.asarray(np.interp(image, known, target), dtype=np.float32)
+
+
+def _check_match(image: Array, reference: Reference) -> None:
+    if image.shape != reference.region.shape:
+        raise ScanError(
+            f"histogram matching: the image has shape {image.shape} and the reference's region "
+            f"{reference.region.shape}; make both with the same slice size and crop"
+        )
+    for what, values in (("image", image), ("reference", reference.values)):
         if values.size == 0 or not np.isfinite(values).all():
             raise ScanError(f"histogram matching: the {what} must be finite and not empty")
-    # match_histograms treats float images value by value; integers would come back as float64.
-    matched = match_histograms(image.astype(np.float32), reference.astype(np.float32))
-    return np.asarray(matched, dtype=np.float32)
+
+
+def mean_quantiles(
+    images: Iterable[Array], region: NDArray[np.bool_], count: int = 1024
+) -> NDArray[np.float32]:
+    """Mean histogram of a training set: quantiles averaged over its slices.
+
+    Each slice is first scaled by its own 1st and 99th percentile within the region, because
+    scanners agree on no unit.
+
+    Args:
+        images: Raw slices, each of shape (H, W), of the training persons only.
+        region: Pixels that count, bool, shape (H, W).
+        count: Number of quantiles.
+
+    Returns:
+        Intensities in rising order, about 0 to 1, float32, shape (count,).
+
+    Raises:
+        ScanError: If there is no image.
+    """
+    rows = []
+    for image in images:
+        quantiles = np.quantile(image[region], np.linspace(0.0, 1.0, count))
+        low, high = np.quantile(image[region], [0.01, 0.99])
+        rows.append((quantiles - low) / max(float(high - low), _TINY))
+    if not rows:
+        raise ScanError("a mean reference needs at least one slice; give the training set's")
+    return np.asarray(np.mean(rows, axis=0), dtype=np.float32)
+
+
+def save_reference(path: Path, values: Array) -> None:
+    """Write the values of a reference as `.npy`, as a whole; see `storage.atomic_path`."""
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, np.asarray(values, dtype=np.float32))
+
+
+def read_reference(path: Path) -> NDArray[np.float32]:
+    """Read what `save_reference` wrote.
+
+    Raises:
+        ScanError: If the file is missing, damaged, or holds no finite numbers of one or two axes.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ScanError(f"{path}: cannot be read as a histogram reference ({error})") from error
+    real = isinstance(values, np.ndarray) and values.dtype.kind in "fiu"
+    if not real or values.ndim not in (1, 2) or not values.size or not np.isfinite(values).all():
+        raise ScanError(
+            f"{path}: a histogram reference holds finite numbers along one or two axes; "
+            "write it with save_reference"
+        )
+    return np.asarray(values, dtype=np.float32)
 
 
 def normalise(image: Array) -> NDArray[np.float32]:
-    """Shift and scale to mean 0 and variance 1; a constant image becomes all zeros.
+    """Shift and scale so that what is not air has mean 0 and variance 1.
+
+    Air is what lies within the darkest tenth of the range from the lowest to the highest intensity;
+    with it, the field of view would decide how bright the brain is. Without any such pixels (or any
+    others), all pixels count.
 
     Args:
         image: Intensities of any shape.
 
     Returns:
-        Normalised intensities, float32, same shape.
+        Normalised intensities, float32, same shape; all zeros for a constant image.
     """
     values = np.asarray(image, dtype=np.float32)
-    mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-    if deviation <= _TINY * max(1.0, abs(mean)):
+    low, high = float(values.min()), float(values.max())
+    if high - low <= _TINY * max(1.0, abs(low)):
         return np.zeros_like(values)
-    return np.asarray((values - mean) / deviation, dtype=np.float32)
+    head = values[values > low + AIR_SHARE * (high - low)].astype(np.float64)
+    deviation = float(head.std())
+    if deviation <= _TINY * (high - low):
+        head, deviation = values.astype(np.float64), float(values.std(dtype=np.float64))
+    return np.asarray((values - float(head.mean())) / deviation, dtype=np.float32)
 
 
 def normalise_images(images: Array, how: str = "image") -> NDArray[np.float32]:

@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 
 from landmarking.errors import ConfigError
 from landmarking.geometry import LEFT, Array, Plane, SliceGeometry, apply_affine
-from landmarking.imaging.intensity import NORMALISATIONS, match_histogram
+from landmarking.imaging.intensity import (
+    NORMALISATIONS,
+    Reference,
+    match_histogram,
+    read_reference,
+)
 from landmarking.imaging.midsagittal import (
     MidsagittalPlane,
     MidsagittalSettings,
@@ -176,14 +181,23 @@ def finish_slice(image: Array, settings: PreprocessSettings) -> NDArray[np.float
     Returns:
         Matched intensities, float32, shape (H, W).
     """
-    return match_histogram(image, reference_slice(settings))
+    return match_histogram(image, histogram_reference(settings))
 
 
 def reference_slice(settings: PreprocessSettings) -> NDArray[np.float32]:
-    """The cropped slice that histograms are matched to, made once per process.
+    """Intensities of the reference, shape (H, W), or (Q,) of a mean reference."""
+    return histogram_reference(settings).image
+
+
+def histogram_reference(settings: PreprocessSettings) -> Reference:
+    """What the histograms of slices are matched to, made once per process.
+
+    Args:
+        settings: `histogram_reference` is `template`, a scan (`.nii`, `.nii.gz`: its own slice), or
+            a recorded reference (`.npy`); slice size, crop and spacing are those of the slices.
 
     Raises:
-        ScanError: If `histogram_reference` names a scan that cannot be read.
+        ScanError: If `histogram_reference` names a file that cannot be read.
     """
     first, last = settings.crop
     return _reference(
@@ -192,20 +206,30 @@ def reference_slice(settings: PreprocessSettings) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=4)
-def _reference(
-    source: str, slice_size: int, first: int, last: int, spacing_mm: float
-) -> NDArray[np.float32]:
+def _reference(source: str, slice_size: int, first: int, last: int, spacing_mm: float) -> Reference:
     settings = PreprocessSettings(slice_size=slice_size, crop=[first, last], spacing_mm=spacing_mm)
+    # The brain of the template is where the brain of a registered slice is, within millimetres.
+    region = template_slice(settings, "brain_mask") > 0.5
     if source == "template":
-        return template_slice(settings)
-    return extract_slice(load_scan(Path(source)), settings).image
+        image = template_slice(settings)
+    elif source.endswith(".npy"):
+        image = read_reference(Path(source))
+    else:
+        image = extract_slice(load_scan(Path(source)), settings).image
+    return Reference(image, region, source)
 
 
-def template_slice(settings: PreprocessSettings) -> NDArray[np.float32]:
-    """The template's own cropped slice on its plane of symmetry, by the same road as a scan's."""
+def template_slice(settings: PreprocessSettings, volume: str = "brain") -> NDArray[np.float32]:
+    """A cropped slice of the template on its plane of symmetry, by the same road as a scan's.
+
+    Args:
+        settings: Slice size, crop and spacing.
+        volume: Which of the template's volumes: `brain`, `grey`, `white` or `brain_mask`.
+    """
     template = load_template()
+    data = np.asarray(getattr(template, volume), dtype=np.float32)
     geometry = slice_geometry(MIDSAGITTAL_COMMON, np.eye(4), settings)
-    return sample_slice(Scan(template.brain, template.affine, "template"), geometry)
+    return sample_slice(Scan(data, template.affine, "template"), geometry)
 
 
 def slice_geometry(

@@ -91,7 +91,7 @@ class Volume:
     affine: Array
 
     def sample(self, points_mm: Array, spacing_mm: float) -> tuple[Array, NDArray[np.bool_]]:
-        """Local contrast at world points (N, 3) by trilinear interpolation, and which lie inside."""
+        """Local contrast at world points (N, 3), trilinear, and which of them lie inside."""
         voxels = apply_affine(np.linalg.inv(self.affine), points_mm).T
         upper = np.array(self.fine.shape)[:, None] - 1
         inside = np.asarray(((voxels >= -0.5) & (voxels <= upper + 0.5)).all(axis=0))

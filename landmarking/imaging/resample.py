@@ -42,9 +42,11 @@ def sample_slice(scan: Scan, geometry: SliceGeometry) -> NDArray[np.float32]:
         return np.full(geometry.shape, scan.data.min(), dtype=np.float32)
     coefficients = ndimage.spline_filter(scan.data[window], 3, output=np.float32, mode="mirror")
     start = np.array([part.start for part in window])
+    lowest, highest = float(scan.data.min()), float(scan.data.max())
     for part in voxels:
-        total += _interpolate(coefficients, part - start, float(scan.data.min()))
-    return np.asarray(total / len(offsets), dtype=np.float32)
+        total += _interpolate(coefficients, part - start, lowest)
+    # Splines overshoot beside scalp and air; a scan has no values beyond its own range.
+    return np.clip(total / len(offsets), lowest, highest).astype(np.float32)
 
 
 def _offsets(scan: Scan, geometry: SliceGeometry) -> list[tuple[float, float]]:

@@ -133,7 +133,8 @@ def _check_type(path: Path, image: Any) -> None:
             f"{path}: a scan has 1 to {MAX_VOXELS} voxels, found shape {shape}; "
             "the header is damaged, export it again"
         )
-    dtype = image.dataobj.dtype
+    proxy: Any = image.dataobj
+    dtype: np.dtype[Any] = proxy.dtype
     if dtype.fields is not None or not (
         np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)
     ):
