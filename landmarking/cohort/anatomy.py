@@ -71,6 +71,7 @@ class Atlas:
         cortex: 1 where every person has folds of their own, 0 in the deep brain and cerebellum.
         outside: Signed distance from the brain's hull in mm, negative within.
         labels: Codes of `face.Tissue` around the brain.
+        body: Above zero wherever `labels` may be set, 4.5 mm beyond included.
         mid_surface_mm: Points of the mid-sagittal plane within the brain, shape (M, 3).
     """
 
@@ -80,6 +81,7 @@ class Atlas:
     cortex: Volume
     outside: Volume
     labels: Volume
+    body: Volume
     mid_surface_mm: Array
 
 
@@ -99,6 +101,7 @@ def load_atlas() -> Atlas:
         cortex=_cortex(template.brain_mask, origin),
         outside=_outside(template.brain_mask, origin),
         labels=Volume(labels.astype(np.float32), low, 1.5),
+        body=Volume(_reach(labels), low, 3.0),
         mid_surface_mm=_mid_surface(template.brain_mask, origin),
     )
 
@@ -131,6 +134,11 @@ def _cortex(mask: NDArray[np.bool_], origin: Array) -> Volume:
     return Volume(
         ndimage.gaussian_filter((half & ~deep).astype(np.float32), 1.0), np.array(origin), 2.0
     )
+
+
+def _reach(labels: NDArray[np.uint8]) -> Float32:
+    near = ndimage.binary_dilation(labels[::2, ::2, ::2] > 0, iterations=2)
+    return np.asarray(near, dtype=np.float32)
 
 
 def _outside(mask: NDArray[np.bool_], origin: Array) -> Volume:

@@ -13,15 +13,34 @@ import csv
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from landmarking.errors import CohortError
 from landmarking.storage import write_text
 
 _SCAN_SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
-LANDMARK_SUFFIXES = ("_landmarks.mrk.json", "_landmarks.fcsv")
 _UNKNOWN = {"", "n/a", "nan"}
+_LANDMARK_SUFFIXES = ("_landmarks.mrk.json", "_landmarks.fcsv")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a tree departs from this project's own layout.
+
+    Attributes:
+        landmarks: Folder of the landmark files under `derivatives/`.
+        suffixes: Endings of the landmark files.
+        group: Group of people to whom participants.tsv gives none; empty where it must.
+    """
+
+    landmarks: str = "landmarks"
+    suffixes: tuple[str, ...] = _LANDMARK_SUFFIXES
+    group: str = ""
+
+
+AFIDS_LAYOUT = Layout("afids_groundtruth", ("_afids.fcsv", "_afids.mrk.json"), "HS")
+"""Layout of the open AFIDs data sets such as OpenNeuro ds004470 and ds004471."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +115,13 @@ class Participant:
     exclude: str = ""
 
 
-def read_cohort(root: Path, *, name: str | None = None) -> Cohort:
+def read_cohort(root: Path, *, name: str | None = None, layout: Layout | None = None) -> Cohort:
     """Read the names and groups of a BIDS tree; images and landmarks stay unread.
 
     Args:
         root: Folder with participants.tsv.
         name: Name of the cohort; the folder's name by default.
+        layout: Where the tree departs from this project's layout.
 
     Returns:
         The cohort, scans in the order of their ids.
@@ -109,10 +129,12 @@ def read_cohort(root: Path, *, name: str | None = None) -> Cohort:
     Raises:
         CohortError: If the tree breaks the contract; carries every problem found.
     """
+    layout = layout or Layout()
     problems: list[str] = []
-    people = _read_participants(root / "participants.tsv", problems)
-    placed = _landmark_files(root, problems)
-    scans = _scans(root, people, placed, problems)
+    people = _read_participants(root / "participants.tsv", layout.group, problems)
+    scans = _scans(root, people, problems)
+    placed = _landmark_files(root, layout, scans, problems)
+    scans = [replace(scan, landmarks=placed.get(scan.scan_id)) for scan in scans]
     _compare(people, placed, scans, problems)
     if not scans and not problems:
         problems.append("there is no scan: sub-*/[ses-*/]anat/*_T1w.nii.gz matches nothing")
@@ -121,6 +143,19 @@ def read_cohort(root: Path, *, name: str | None = None) -> Cohort:
         raise CohortError(f"{root} is not a cohort that can be read:", tuple(problems))
     kept = tuple(scan for scan in scans if not people[scan.participant_id].exclude)
     return Cohort(name or root.resolve().name, root, kept, simulated)
+
+
+def read_participants(root: Path) -> dict[str, Participant]:
+    """People of a tree by id, also those left out.
+
+    Raises:
+        CohortError: If participants.tsv breaks the contract; carries every problem found.
+    """
+    problems: list[str] = []
+    people = _read_participants(root / "participants.tsv", "", problems)
+    if problems:
+        raise CohortError(f"{root}: participants.tsv cannot be used:", tuple(problems))
+    return people
 
 
 def read_table(path: Path, required: Iterable[str], problems: list[str]) -> list[dict[str, str]]:
@@ -160,22 +195,27 @@ def read_table(path: Path, required: Iterable[str], problems: list[str]) -> list
     return table
 
 
-def _read_participants(path: Path, problems: list[str]) -> dict[str, Participant]:
+def _read_participants(
+    path: Path, default_group: str, problems: list[str]
+) -> dict[str, Participant]:
     people: dict[str, Participant] = {}
-    for row in read_table(path, ("participant_id", "group"), problems):
-        person = row["participant_id"]
+    required = ("participant_id",) if default_group else ("participant_id", "group")
+    for row in read_table(path, required, problems):
+        person, group = row["participant_id"], row.get("group", "")
+        if default_group and group.casefold() in _UNKNOWN:
+            group = default_group
         if person in people:
             problems.append(f"{path.name}: {person} comes twice; keep one row a person")
-        if not person.startswith("sub-") or row["group"] in _UNKNOWN:
+        if not person.startswith("sub-") or group.casefold() in _UNKNOWN:
             problems.append(
                 f"{path.name}: {person or 'a row without id'} needs an id that starts with sub- "
-                f"and a group, found group {row['group']!r}"
+                f"and a group, found group {group!r}"
             )
         sex = row.get("sex", "")
         exclude = row.get("exclude", "")
         people[person] = Participant(
             person,
-            row["group"],
+            group,
             _age(person, row.get("age", ""), problems),
             None if sex.casefold() in _UNKNOWN else sex,
             "" if exclude.casefold() in {*_UNKNOWN, "0", "false", "no"} else exclude,
@@ -196,11 +236,16 @@ def _age(person: str, text: str, problems: list[str]) -> float | None:
     return age
 
 
-def _landmark_files(root: Path, problems: list[str]) -> dict[str, Path]:
+def _landmark_files(
+    root: Path, layout: Layout, scans: Sequence[ScanRecord], problems: list[str]
+) -> dict[str, Path]:
+    """Landmark file by scan id; files that fit no scan stay under their own name."""
+    known = [scan.scan_id for scan in scans]
     placed: dict[str, Path] = {}
-    for suffix in LANDMARK_SUFFIXES:
-        for path in sorted((root / "derivatives" / "landmarks").rglob(f"*{suffix}")):
-            stem = path.name.removesuffix(suffix)
+    folder = root / "derivatives" / layout.landmarks
+    for suffix in layout.suffixes:
+        for path in sorted(folder.rglob(f"*{suffix}")):
+            stem = _scan_of(path.name.removesuffix(suffix), known)
             if stem in placed:
                 problems.append(
                     f"{stem}: has two landmark files, {placed[stem].relative_to(root)} and "
@@ -210,12 +255,19 @@ def _landmark_files(root: Path, problems: list[str]) -> dict[str, Path]:
     return placed
 
 
-def _scans(
-    root: Path,
-    people: Mapping[str, Participant],
-    placed: Mapping[str, Path],
-    problems: list[str],
-) -> list[ScanRecord]:
+def _scan_of(stem: str, known: Sequence[str]) -> str:
+    """Scan id that a landmark file's name stands for, or the name itself where it fits none."""
+    if stem in known:
+        return stem
+    # Raters' files may say desc-groundtruth, and may leave out the entities of the only scan.
+    parts = [part for part in stem.split("_") if not part.startswith(("desc-", "space-"))]
+    if "_".join(parts) in known:
+        return "_".join(parts)
+    matches = [scan for scan in known if set(parts) <= set(scan.split("_"))]
+    return matches[0] if len(matches) == 1 else stem
+
+
+def _scans(root: Path, people: Mapping[str, Participant], problems: list[str]) -> list[ScanRecord]:
     scans: dict[str, ScanRecord] = {}
     found = [*root.glob("sub-*/anat/*"), *root.glob("sub-*/ses-*/anat/*")]
     for path in sorted(found):
@@ -238,7 +290,7 @@ def _scans(
                 session,
                 person.group,
                 path,
-                placed.get(scan_id),
+                None,
                 person.age,
                 person.sex,
             )
@@ -317,4 +369,4 @@ def landmark_path(root: Path, participant_id: str, session: str | None = None) -
     image = scan_path(root, participant_id, session)
     stem = image.name.removesuffix(_SCAN_SUFFIXES[0])
     folder = root / "derivatives" / "landmarks" / image.parent.relative_to(root)
-    return folder / f"{stem}{LANDMARK_SUFFIXES[0]}"
+    return folder / f"{stem}{_LANDMARK_SUFFIXES[0]}"

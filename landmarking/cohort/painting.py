@@ -110,6 +110,7 @@ class _Rough:
     Attributes:
         outside: Distance from the brain's hull, mm.
         cortex: Where folds are the person's own.
+        body: Above zero near face and neck.
         slow: Texture of the thickness of skull and scalp.
         middle: Texture of muscles and fat.
         fast: Texture of small irregularities.
@@ -117,6 +118,7 @@ class _Rough:
 
     outside: Float32
     cortex: Float32
+    body: Float32
     slow: Float32
     middle: Float32
     fast: Float32
@@ -131,6 +133,7 @@ def _slow_fields(atlas: Atlas, warp: VoxelMap, rng: np.random.Generator) -> _Rou
     fields = (
         atlas.outside.at(points),
         atlas.cortex.at(points),
+        atlas.body.at(points),
         texture(rng, 60.0).at(points),
         texture(rng, 13.0, 0.5).at(along),
         texture(rng, 9.0, 0.5).at(points),
@@ -246,23 +249,27 @@ def _around(
     """Intensities outside the brain: shells of the vault, and the face and neck below."""
     skull = settings.skull_mm * float(np.exp(0.2 * rng.normal()))
     scalp = settings.scalp_mm * float(np.exp(0.25 * rng.normal()))
-    thickness = 1.0 + 0.12 * rough.slow
-    depth = (rough.outside + 0.3 * rough.fast) / thickness
     shells = np.cumsum([1.8, 0.9, 0.35 * skull, 0.3 * skull, 0.35 * skull, 0.75 * scalp, 2.0])
-    image = np.zeros(depth.size, dtype=np.float32)
-    rind = np.flatnonzero((rough.outside > -1.0) & (depth < shells[-1] + 1.0))
-    image[rind] = _vault(palette, depth[rind], shells)
-    low = np.flatnonzero((points[2] < 0.0) & (depth > shells[0]))
-    where = points[:, low]
-    jitter = np.stack([0.5 * rough.fast[low], 0.8 * rough.middle[low], 0.8 * rough.slow[low]])
-    labels = atlas.labels.nearest(where + jitter)
+    image = np.zeros(rough.outside.size, dtype=np.float32)
+    rind = np.flatnonzero((rough.outside > -1.5) & (rough.outside < 1.4 * shells[-1] + 2.0))
+    depth = _depth(rough, rind)
+    image[rind] = _vault(palette, depth, shells) * (1.0 + settings.grain * rough.fast[rind])
+    low = np.flatnonzero((rough.body > 0.0) & (rough.outside > 0.5))
+    where, fast, middle = points[:, low], rough.fast[low], rough.middle[low]
+    labels = atlas.labels.nearest(where + np.stack([0.5 * fast, 0.8 * middle, 0.8 * fast]))
     # At the base of the skull fluid and the inner table come first.
-    flesh = (labels > 0) & ((depth[low] > shells[2]) | (where[2] < -60.0))
+    depth = _depth(rough, low)
+    flesh = (labels > 0) & (depth > np.where(where[2] < -60.0, shells[0], shells[2]))
     flesh |= (labels == Tissue.CORD) | ((labels == Tissue.FLUID) & (where[2] < -64.0))
-    low, labels = low[flesh], labels[flesh]
-    image[low] = _flesh(palette, labels, rough.fast[low], rough.middle[low])
-    image *= 1.0 + settings.grain * rough.fast
+    painted = _flesh(palette, labels[flesh], fast[flesh], middle[flesh])
+    image[low[flesh]] = painted * (1.0 + settings.grain * fast[flesh])
     return image
+
+
+def _depth(rough: _Rough, chosen: NDArray[np.intp]) -> Float32:
+    """Distance from the brain over a thickness that varies around the head."""
+    uneven = rough.outside[chosen] + 0.3 * rough.fast[chosen]
+    return np.asarray(uneven / (1.0 + 0.12 * rough.slow[chosen]), dtype=np.float32)
 
 
 def _vault(palette: Palette, depth: Float32, shells: Array) -> Float32:

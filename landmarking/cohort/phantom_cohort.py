@@ -6,10 +6,8 @@ import gzip
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from io import BytesIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from landmarking.cohort.bids import (
 from landmarking.cohort.phantom import Head, PhantomSettings, Subject, generator, make_head
 from landmarking.errors import CohortError
 from landmarking.landmarks import landmark_set, write_markups
+from landmarking.processes import map_processes
 from landmarking.storage import atomic_path, write_text
 
 _LOGGER = logging.getLogger(__name__)
@@ -129,33 +128,31 @@ def _make_all(
     workers: int,
     progress: bool,
 ) -> None:
+    from rich.console import Console
     from rich.progress import track
 
-    if workers <= 1:
-        for scan in track(scans, "phantom heads", disable=not progress):
-            write_head(root, settings, scan)
-        return
-    # Forked processes would inherit locks of the libraries' threads.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        jobs = [pool.submit(write_head, root, settings, scan) for scan in scans]
-        try:
-            done = as_completed(jobs)
-            for job in track(done, "phantom heads", total=len(jobs), disable=not progress):
-                job.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    jobs = [(root, settings, scan) for scan in scans]
+    bar = track(
+        map_processes(write_head, jobs, workers),
+        "phantom heads",
+        total=len(jobs),
+        console=Console(stderr=True),
+        disable=not progress,
+    )
+    for _ in bar:
+        pass
 
 
-def _one_thread() -> None:
-    import torch
+def write_head(job: tuple[Path, PhantomSettings, PlannedScan]) -> str:
+    """Make one head and write its scan, landmarks, tissues and, last, its record.
 
-    torch.set_num_threads(1)
+    Args:
+        job: Root of the tree, settings, and which scan.
 
-
-def write_head(root: Path, settings: PhantomSettings, scan: PlannedScan) -> None:
-    """Make one head and write its scan, landmarks, tissues and, last, its record."""
+    Returns:
+        The person, to name what is done.
+    """
+    root, settings, scan = job
     record_path(root, scan).unlink(missing_ok=True)
     head = make_head(settings, scan.subject)
     image = scan_path(root, scan.participant_id, scan.session)
@@ -167,6 +164,7 @@ def write_head(root: Path, settings: PhantomSettings, scan: PlannedScan) -> None
         _write_tissues(root, image, head)
     record = {"digest": settings.digest(), **head.record}
     write_text(record_path(root, scan), json.dumps(record, indent=1) + "\n")
+    return scan.participant_id
 
 
 def _write_tissues(root: Path, image: Path, head: Head) -> None:
