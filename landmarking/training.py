@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from landmarking.provenance import provenance
 from landmarking.results import cohort_images, mean_errors, write_results
 from landmarking.run_folder import RunFolder, State
 from landmarking.storage import atomic_path
+from landmarking.tensorboard import Pictures, log_final
 from landmarking.training_config import TrainingConfig
 
 __all__ = ["RunResult", "TrainingConfig", "run_training", "train"]
@@ -150,6 +152,7 @@ def _fit(
     callbacks: list[pl.Callback] = [
         evaluation,
         History(folder.history, evaluation, config.callbacks),
+        Pictures(evaluation.groups, config.callbacks),
         RunCheckpoint(folder.last, config.callbacks.checkpoint_every),
     ]
     with quiet():
@@ -162,9 +165,28 @@ def _fit(
         )
         # Weights only: a checkpoint is data, and loading one must not run what is put there.
         trainer.fit(module, data, ckpt_path=folder.last if resume else None, weights_only=True)
-    with atomic_path(folder.model) as temporary:
-        trainer.save_checkpoint(temporary, weights_only=True)
+    decisive = ("model", "optimizer", "schedule", "batches", "speed", "trainer")
+    shown = {key: value for key, value in config.plain().items() if key in decisive}
+    shown |= {"model_label": config.model_label, "landmark": config.landmark, "seed": config.seed}
+    log_final(trainer.loggers, shown, evaluation.latest)
+    save_model(module, folder.model)
+    if module.stacked:
+        for name in module.landmarks:
+            save_model(module.member(name), folder.checkpoints / "members" / f"{name}.ckpt")
     return module
+
+
+def save_model(module: LandmarkModule, path: Path) -> None:
+    """Write weights and plain settings, for `LandmarkModule.load_from_checkpoint`."""
+    with atomic_path(path) as temporary:
+        torch.save(
+            {
+                "state_dict": module.state_dict(),
+                "hyper_parameters": dict(module.hparams),
+                "pytorch-lightning_version": version("pytorch-lightning"),
+            },
+            temporary,
+        )
 
 
 def _plain_fields(config: OptimizerConfig | ScheduleConfig) -> dict[str, Any]:

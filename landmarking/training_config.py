@@ -129,12 +129,18 @@ class TrainingConfig:
     @property
     def model_label(self) -> str:
         """Name in tables."""
-        return self.label or ("ML" if self.landmark is None else "SL")
+        return self.label or ("SL" if self.stacked or self.landmark is not None else "ML")
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the model holds a network of its own for every landmark."""
+        return bool(getattr(network_class(self.model), "one_per_landmark", False))
 
     @property
     def run_name(self) -> str:
         """Name of the run's folder."""
-        middle = "" if self.landmark is None else f"-{self.landmark}"
+        middle = "-stacked" if self.stacked else ""
+        middle += "" if self.landmark is None else f"-{self.landmark}"
         return self.run or f"{self.model_label.lower()}{middle}-seed{self.seed}"
 
     @property

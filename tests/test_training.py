@@ -200,6 +200,27 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(training_values, make_coho
     assert run(training_values, cohort).state is State.STARTED
 
 
+def test_a_stacked_run_leaves_models_that_load_like_those_of_a_sweep(training_values, make_cohort):
+    cohort = make_cohort()
+    stacked = {"_target_": "landmarking.models.stacked.StackedEnsemble"}
+    member = training_values["model"]
+    result = run(training_values, cohort, model=stacked | {"member": member})
+    assert result.folder.name == "sl-stacked-seed0"
+    frame = read_predictions(result.folder / "predictions.csv")
+    assert set(frame["model"]) == {"SL"}
+    assert len(frame) == 4 * 8
+    own = run(training_values, cohort, landmark="PMJ")
+    module = load(result.folder / "checkpoints" / "members" / "PMJ.ckpt")
+    assert module.landmarks == ("PMJ",)
+    assert module.hparams["network"] == member
+    alone = read_predictions(own.folder / "predictions.csv")
+    same = frame[frame["landmark"] == "PMJ"]
+    np.testing.assert_allclose(same["pred_x_px"], alone["pred_x_px"], atol=1e-3)
+    np.testing.assert_allclose(same["pred_y_px"], alone["pred_y_px"], atol=1e-3)
+    predicted = predict_points(module, cohort_images(cohort, cohort.indices(["HS", "DS"])))
+    np.testing.assert_allclose(predicted[:, 0, 0], same["pred_x_px"], atol=1e-4)
+
+
 SCRIPT = """
 import json, sys
 from landmarking.config import settings

@@ -60,6 +60,9 @@ def network_class(spec: Mapping[str, Any]) -> type[nn.Module]:
     if not (isinstance(factory, type) and issubclass(factory, nn.Module)):
         raise ConfigError(f"model._target_: {target!r} is not a torch module class")
     known = set(inspect.signature(factory).parameters) - set(GIVEN)
+    for nested in spec.values():
+        if isinstance(nested, Mapping) and "_target_" in nested:
+            network_class(nested)
     for key in set(spec) - known - {"_target_"}:
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean model.{near[0]}?" if near else f"keys: {', '.join(sorted(known))}"

@@ -121,10 +121,12 @@ class CoordinateCNN(nn.Module):
 
 
 def _block(inputs: int, outputs: int, pooled: bool) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1),
-        nn.BatchNorm2d(outputs),
-    ]
+    convolution = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+    # The normalisation takes the batch's mean away, and this bias with it: its gradient is zero.
+    # What is computed of it is rounding error, which Adam would scale up to whole steps.
+    assert convolution.bias is not None
+    convolution.bias.requires_grad_(False)
+    layers: list[nn.Module] = [convolution, nn.BatchNorm2d(outputs)]
     if pooled:
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))

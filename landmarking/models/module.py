@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from landmarking.data.datamodule import Batch, normalise_batch
 from landmarking.errors import ConfigError
+from landmarking.geometry import Array
 from landmarking.models.build import build_network
 from landmarking.models.losses import ensemble_loss, multi_landmark_loss
 from landmarking.models.schedule import ScheduleConfig, learning_rate
+from landmarking.models.stacked import StackedEnsemble
 
 
 @dataclass
@@ -96,9 +99,15 @@ class LandmarkModule(pl.LightningModule):
         if channels_last:
             to_channels_last(self.network)
         # Each member of a stacked ensemble has a loss of its own.
-        self.loss = ensemble_loss if hasattr(self.network, "members") else multi_landmark_loss
+        self.stacked = isinstance(self.network, StackedEnsemble)
+        self.loss = ensemble_loss if self.stacked else multi_landmark_loss
         self.train_loss: list[Tensor] = []
         self.validation_loss: list[Tensor] = []
+
+    @property
+    def mean_px(self) -> Array:
+        """Mean training position of each landmark, slice pixels, shape (L, 2)."""
+        return np.array(self.hparams["mean_px"], dtype=np.float64)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised slices (B, 1, H, W) to slice pixels (B, L, 2)."""
@@ -110,12 +119,17 @@ class LandmarkModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch, in pixels; kept on the device until somebody asks for it."""
         loss = self.loss(self(batch.images), batch.points_px)
-        self.train_loss.append(loss.detach())
+        self.train_loss.append(self._per_landmark(loss.detach()))
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Loss of one held-out batch, in pixels."""
-        self.validation_loss.append(self.loss(self(batch.images), batch.points_px))
+        loss = self.loss(self(batch.images), batch.points_px)
+        self.validation_loss.append(self._per_landmark(loss))
+
+    def _per_landmark(self, loss: Tensor) -> Tensor:
+        # The sum over a stacked ensemble's members, back in the size of one landmark's loss.
+        return loss / len(self.landmarks) if self.stacked else loss
 
     def configure_optimizers(self) -> Any:
         """Adam, and the rate of each epoch as a pure function of its number."""
@@ -135,6 +149,21 @@ class LandmarkModule(pl.LightningModule):
         initial = self.optimizer_config.learning_rate
         epochs = self.trainer.max_epochs or 1
         return learning_rate(epoch, epochs, initial, self.schedule_config) / initial
+
+    def member(self, name: str) -> LandmarkModule:
+        """One network of a stacked ensemble as the module that a run of its own would have left.
+
+        Args:
+            name: Its landmark.
+        """
+        assert isinstance(self.network, StackedEnsemble)
+        index = self.landmarks.index(name)
+        values = dict(self.hparams)
+        network, mean_px = dict(values.pop("network"))["member"], values.pop("mean_px")
+        values["landmarks"] = [name]
+        alone = LandmarkModule(network=network, mean_px=[mean_px[index]], **values)
+        alone.network.load_state_dict(self.network.member_state(index))
+        return alone.train(self.training)
 
 
 def to_channels_last(network: torch.nn.Module) -> None:

@@ -90,7 +90,8 @@ def test_pooling_ahead_of_the_relu_gives_the_paper_s_numbers_and_gradients():
     images = torch.randn(6, 1, 16, 16)
     ours = network(images)
     ours.sum().backward()
-    gradients = {name: weight.grad.clone() for name, weight in network.named_parameters()}
+    learned = [(name, w) for name, w in network.named_parameters() if w.requires_grad]
+    gradients = {name: weight.grad.clone() for name, weight in learned}
     network.zero_grad()
     values = images
     for convolution, normalisation, pool, _ in network.features:
@@ -98,8 +99,8 @@ def test_pooling_ahead_of_the_relu_gives_the_paper_s_numbers_and_gradients():
     text = network.head(values.flatten(1)).unflatten(1, (1, 2))
     text.sum().backward()
     torch.testing.assert_close(ours, text)
-    for name, weight in network.named_parameters():
-        torch.testing.assert_close(weight.grad, gradients[name], msg=name)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(network.get_parameter(name).grad, gradient, msg=name)
 
 
 def test_the_paper_s_first_weights_are_from_n_0_0_1_and_biases_are_zero():
@@ -125,6 +126,20 @@ def test_the_slim_network_starts_at_the_mean_position():
     network = build_network(spec, image_size=(150, 150), mean_px=mean).eval()
     predicted = network(torch.randn(3, 1, 150, 150))
     torch.testing.assert_close(predicted, torch.tensor(mean).expand(3, 2, 2))
+
+
+def test_the_biases_that_stand_still_have_no_gradient_but_rounding():
+    torch.manual_seed(0)
+    network = CoordinateCNN(image_size=(16, 16), mean_px=[[0.0, 0.0]], channels=(3, 4), hidden=(5,))
+    frozen = {name: w for name, w in network.named_parameters() if not w.requires_grad}
+    assert set(frozen) == {"features.0.0.bias", "features.1.0.bias"}
+    for weight in frozen.values():
+        weight.requires_grad_(True)
+    network.double()(torch.randn(6, 1, 16, 16, dtype=torch.float64)).sum().backward()
+    for name in frozen:
+        gradient = network.get_parameter(name).grad
+        assert gradient.abs().max().item() < 1e-12
+    assert network.features[0][0].weight.grad.abs().max().item() > 1e-3
 
 
 @pytest.mark.parametrize("image_size", [(150, 150), (64, 48), (37, 91)])

@@ -1,0 +1,95 @@
+"""Many single-landmark networks trained as one batched computation.
+
+All members see the same slices and share no weight. Their weights are stacked along a first axis
+and the network is mapped over it, so that convolutions become grouped ones and dense layers batched
+products. A member starts from the same random state, and draws the same dropout, as a run of its
+own with the same seed would: it learns the same weights up to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from landmarking.models.build import build_network
+
+_DOT = "/"  # names of registered tensors may not contain dots
+
+
+class StackedEnsemble(nn.Module):
+    """One network a landmark, in one module.
+
+    Attributes:
+        one_per_landmark: Says that every landmark has a network, and a loss, of its own.
+        members: How many there are.
+    """
+
+    one_per_landmark = True
+
+    def __init__(
+        self,
+        *,
+        image_size: Sequence[int],
+        mean_px: Sequence[Sequence[float]],
+        member: Mapping[str, Any],
+    ) -> None:
+        """Build every member from the same random state and stack their weights.
+
+        Args:
+            image_size: Rows and columns (H, W) of a slice.
+            mean_px: Mean training position of each landmark, slice pixels, shape (L, 2).
+            member: `_target_` and arguments of one single-landmark network.
+
+        Raises:
+            ConfigError: If the member's settings are wrong.
+        """
+        super().__init__()
+        self.members = len(mean_px)
+        state = torch.get_rng_state()
+        networks = []
+        for mean in mean_px:
+            torch.set_rng_state(state)
+            networks.append(build_network(member, image_size=image_size, mean_px=[mean]))
+        weights, buffers = stack_module_state(networks)
+        for name, weight in weights.items():
+            stacked = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+            self.register_parameter(name.replace(".", _DOT), stacked)
+        for name, values in buffers.items():
+            self.register_buffer(name.replace(".", _DOT), values)
+        # The pattern of a member without storage, kept out of the module's own children.
+        pattern = copy.deepcopy(networks[0]).to("meta")
+        self._pattern = [pattern]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Predict every landmark with its own network.
+
+        Args:
+            images: Normalised slices, shape (B, 1, H, W).
+
+        Returns:
+            Slice pixels (x, y), shape (B, L, 2).
+        """
+        pattern = self._pattern[0].train(self.training)
+
+        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+            predicted: Tensor = functional_call(pattern, (weights, buffers), (images,))
+            return predicted
+
+        weights: dict[str, Tensor] = {
+            name.replace(_DOT, "."): value for name, value in self.named_parameters()
+        }
+        buffers = {name.replace(_DOT, "."): value for name, value in self.named_buffers()}
+        predicted: Tensor = vmap(one, randomness="same")(weights, buffers)
+        return predicted.squeeze(2).transpose(0, 1)
+
+    def member_state(self, index: int) -> dict[str, Tensor]:
+        """State of one member under the names of a network of its own."""
+        return {
+            name.replace(_DOT, "."): value[index].clone()
+            for name, value in self.state_dict().items()
+        }

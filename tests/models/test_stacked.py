@@ -1,0 +1,90 @@
+"""A stacked ensemble learns, member by member, what runs of their own would."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from landmarking.errors import ConfigError
+from landmarking.models.build import network_class
+from landmarking.models.module import LandmarkModule
+from landmarking.models.stacked import StackedEnsemble
+
+MEMBER = {
+    "_target_": "landmarking.models.coordinate_cnn.CoordinateCNN",
+    "channels": [4, 8],
+    "hidden": [16],
+    "dropout": 0.3,
+    "initialisation": "normal",
+    "centred": True,
+    "scale_px": 5.0,
+}
+STACKED = {"_target_": "landmarking.models.stacked.StackedEnsemble", "member": MEMBER}
+NAMES = ("AC", "PC", "ICS")
+MEAN = [[10.0, 12.0], [14.0, 9.0], [3.0, 4.0]]
+GENERATOR = torch.Generator().manual_seed(1)
+IMAGES = torch.randn(20, 1, 24, 24, generator=GENERATOR)
+POINTS = torch.rand(20, 3, 2, generator=GENERATOR) * 24
+POINTS[3, 1] = float("nan")
+
+
+def build(network: dict, names: tuple[str, ...], mean: list) -> LandmarkModule:
+    torch.manual_seed(5)
+    return LandmarkModule(
+        network=network,
+        landmarks=list(names),
+        image_size=[24, 24],
+        mean_px=mean,
+        normalisation="image",
+    ).train()
+
+
+def fit(module: LandmarkModule, points: torch.Tensor, steps: int = 12) -> LandmarkModule:
+    torch.manual_seed(9)  # the same dropout for all
+    adam = torch.optim.Adam(module.parameters(), lr=3e-3)
+    for step in range(steps):
+        chosen = torch.arange(step, step + 8) % 20
+        adam.zero_grad()
+        module.loss(module(IMAGES[chosen]), points[chosen]).backward()
+        adam.step()
+    return module
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_each_member_learns_what_its_own_run_would(index):
+    stacked = fit(build(STACKED, NAMES, MEAN), POINTS)
+    own = fit(build(MEMBER, NAMES[index : index + 1], MEAN[index : index + 1]), POINTS[:, [index]])
+    member = stacked.member(NAMES[index])
+    ours, theirs = member.state_dict(), own.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    torch.testing.assert_close(member.eval()(IMAGES), own.eval()(IMAGES), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(stacked.eval()(IMAGES)[:, [index]], member(IMAGES))
+
+
+def test_training_moves_every_member():
+    before = build(STACKED, NAMES, MEAN)
+    start = {name: value.clone() for name, value in before.network.named_parameters()}
+    after = fit(before, POINTS, steps=2)
+    for name, value in after.network.named_parameters():
+        assert value.shape[0] == 3
+        if value.requires_grad:
+            assert ((value - start[name]).abs().flatten(1).amax(1) > 0).all(), name
+
+
+def test_members_start_alike_and_the_random_state_goes_on_as_after_one():
+    torch.manual_seed(2)
+    ensemble = StackedEnsemble(image_size=(24, 24), mean_px=MEAN, member=MEMBER)
+    after = torch.rand(1)
+    first, second = ensemble.member_state(0), ensemble.member_state(1)
+    assert torch.equal(first["head.0.weight"], second["head.0.weight"])
+    assert second["mean_px"].tolist() == [MEAN[1]]
+    torch.manual_seed(2)
+    StackedEnsemble(image_size=(24, 24), mean_px=MEAN[:1], member=MEMBER)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_a_typo_in_a_member_is_refused():
+    with pytest.raises(ConfigError, match=r"did you mean model\.dropout"):
+        network_class({**STACKED, "member": {**MEMBER, "dropuot": 0.1}})
