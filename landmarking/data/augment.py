@@ -183,11 +183,11 @@ class Painter:
     def __init__(
         self, config: AugmentConfig, preprocess: PreprocessSettings, columns: list[int]
     ) -> None:
-        from landmarking.imaging.pipeline import reference_slice
+        from landmarking.imaging.pipeline import histogram_reference
 
         self.people = TemplatePeople(load_slab(preprocess), config.people, tuple(columns))
         self.settings = config.paint
-        self.match = HistogramMatcher(reference_slice(preprocess))
+        self.match = HistogramMatcher(histogram_reference(preprocess))
 
     def __call__(self, chance: Chance) -> tuple[Tensor, Tensor]:
         """Slices, shape (B, 1, H, W), histogram-matched, and their points, shape (B, L, 2)."""

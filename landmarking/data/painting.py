@@ -19,7 +19,7 @@ from landmarking.data.chance import Chance
 from landmarking.data.template_slab import CHANNELS
 from landmarking.data.warp import random_field
 from landmarking.errors import ConfigError
-from landmarking.geometry import Array
+from landmarking.imaging.intensity import Reference
 
 
 @dataclass
@@ -238,27 +238,37 @@ def blurred(images: Tensor, sd_px: Tensor) -> Tensor:
 class HistogramMatcher:
     """Histogram matching on the device, as `landmarking.imaging.intensity` does it for scans."""
 
-    def __init__(self, reference: Array, bins: int = 4096) -> None:
+    def __init__(self, reference: Reference, bins: int = 4096) -> None:
         """Keep the reference's inverse distribution.
 
         Args:
-            reference: Intensities of any shape.
+            reference: What the pipeline matches to, with the region that counts.
             bins: Levels that intensities are told apart by.
         """
-        values, counts = np.unique(np.asarray(reference, dtype=np.float32), return_counts=True)
-        quantiles = np.cumsum(counts) / reference.size
+        values, counts = np.unique(reference.values, return_counts=True)
+        quantiles = np.cumsum(counts) / counts.sum()
         table = np.interp(np.linspace(0.0, 1.0, 4 * bins), quantiles, values)
         self.bins = bins
         self.table = torch.from_numpy(table.astype(np.float32))
+        self.region = torch.from_numpy(reference.region.copy()).flatten()
+        self.darkest = float(reference.image.min())
 
     def __call__(self, images: Tensor) -> Tensor:
         """Match each of the images, shape (B, 1, H, W), to the reference."""
-        table = self.table.to(images.device)
+        self.table, self.region = self.table.to(images.device), self.region.to(images.device)
         flat = images.flatten(1)
-        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-        level = ((flat - low) / (high - low).clamp(min=1e-9) * (self.bins - 1)).round().long()
+        darkest = flat.amin(1, keepdim=True)
+        counts_here = self.region & (flat > darkest)
+        low = torch.where(counts_here, flat, torch.inf).amin(1, keepdim=True)
+        high = torch.where(counts_here, flat, -torch.inf).amax(1, keepdim=True)
+        share = (flat - low) / (high - low).clamp(min=1e-9)
+        level = (share.clamp(0.0, 1.0) * (self.bins - 1)).round().long()
         counts = torch.zeros(len(flat), self.bins, device=images.device)
-        counts.scatter_add_(1, level, torch.ones_like(flat))
-        share = counts.cumsum(1) / flat.shape[1]
-        matched = table[(share * (len(table) - 1)).round().long()]
-        return matched.gather(1, level).reshape(images.shape)
+        counts.scatter_add_(1, level, counts_here.to(torch.float32))
+        rank = counts.cumsum(1) / counts.sum(1, keepdim=True).clamp(min=1.0)
+        matched = self.table[(rank * (len(self.table) - 1)).round().long()].gather(1, level)
+        # Below all that counts, a straight line leads to the reference's darkest.
+        below = ((flat - darkest) / (low - darkest).clamp(min=1e-9)).clamp(0.0, 1.0)
+        matched = torch.where(flat < low, self.darkest + below * (matched - self.darkest), matched)
+        empty = ~counts_here.any(1, keepdim=True)
+        return torch.where(empty, self.darkest, matched).reshape(images.shape)
