@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import zlib
 from dataclasses import dataclass
@@ -103,15 +104,39 @@ def _open(path: Path) -> Any:
         found = "a folder" if path.is_dir() else "nothing"
         raise ScanError(f"{path}: a scan is a file, found {found}; check the path")
     try:
-        size = path.stat().st_size
-        if size == 0:
+        content = path.read_bytes()
+        if not content:
             raise ScanError(f"{path}: the file is empty (0 bytes); copy or export it again")
-        return nib.load(path)
-    except (OSError, ValueError, EOFError, zlib.error, ImageFileError, HeaderDataError) as error:
+        if path.name.casefold().endswith(".gz"):
+            # As a whole, because only at the end of a gzip file does its checksum tell of damage.
+            content = gzip.decompress(content)
+    except OSError as error:
         raise ScanError(
-            f"{path}: cannot be opened as NIfTI ({_first_line(error)}); "
+            f"{path}: cannot be read ({_first_line(error)}); "
             "check its permissions, copy or export it again"
         ) from error
+    except (EOFError, zlib.error) as error:
+        raise ScanError(
+            f"{path}: the gzip stream is truncated or damaged ({_first_line(error)}); "
+            "copy or export it again"
+        ) from error
+    return _parsed(path, content)
+
+
+def _parsed(path: Path, content: bytes) -> Any:
+    kinds: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
+    for kind in kinds:
+        if kind.header_class.may_contain_header(content[:1024]):
+            try:
+                return kind.from_bytes(content)
+            except (OSError, ValueError, ImageFileError, HeaderDataError) as error:
+                raise ScanError(
+                    f"{path}: the NIfTI header is damaged ({_first_line(error)}); export it again"
+                ) from error
+    raise ScanError(
+        f"{path}: the content is not NIfTI-1 or NIfTI-2, whatever the name says; "
+        "convert the scan to NIfTI"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -119,10 +144,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_type(path: Path, image: Any) -> None:
-    if not isinstance(image, nib.Nifti1Image):
-        raise ScanError(
-            f"{path}: a scan is NIfTI-1 or NIfTI-2, found {type(image).__name__}; convert it"
-        )
     shape = image.shape
     if len(shape) != 3 and not (len(shape) > 3 and set(shape[3:]) == {1}):
         raise ScanError(
