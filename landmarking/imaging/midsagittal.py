@@ -33,6 +33,8 @@ class MidsagittalSettings:
         pairs: Mirror pairs of the fast search on its finest level.
         radius_mm: Pairs lie in a ball of this radius about the brain's centre.
         edge_mm: Width over which weights fall to zero at the ball's rim.
+        near_mm: Standard deviation of the pairs' distances from the plane. The structures of the
+            midline are to decide; hemispheres differ in size and twist in every head.
         robustness: Difference of a pair, in standard deviations of the values, that halves its
             weight; 0 turns robust weights off.
         flatten_mm: Width of the local mean that intensities are divided by, against uneven
@@ -43,6 +45,7 @@ class MidsagittalSettings:
     pairs: int = 40_000
     radius_mm: float = 75.0
     edge_mm: float = 20.0
+    near_mm: float = 30.0
     robustness: float = 0.5
     flatten_mm: float = 30.0
 
@@ -54,10 +57,11 @@ class MidsagittalSettings:
         """
         if self.search not in ("fast", "plain"):
             raise ConfigError(f"midsagittal.search is fast or plain, got {self.search!r}")
-        if self.pairs < 1000 or self.radius_mm <= 0 or self.edge_mm <= 0 or self.robustness < 0:
+        lengths = (self.radius_mm, self.edge_mm, self.near_mm)
+        if self.pairs < 1000 or min(lengths) <= 0 or min(self.robustness, self.flatten_mm) < 0:
             raise ConfigError(
-                "midsagittal settings need pairs >= 1000, radius_mm and edge_mm above 0, and "
-                f"robustness >= 0, got {self}"
+                "midsagittal settings need pairs >= 1000; radius_mm, edge_mm and near_mm above 0; "
+                f"robustness and flatten_mm not below 0; got {self}"
             )
 
 
@@ -93,7 +97,7 @@ def find_midsagittal_plane(
         volume: Intensities, shape (I, J, K); any orientation and voxel size.
         affine: Voxel index to world RAS mm, shape (4, 4).
         start: Plane to start from, such as the template's after registration; without it, planes
-            within 28 degrees of the world's sagittal direction are tried.
+            within 24 degrees of the world's sagittal direction are tried.
         settings: How to search.
         centre_mm: Brain's centre in world RAS, shape (3,), such as the template's after
             registration; without it, taken from the outline of the head.
@@ -117,11 +121,11 @@ def find_midsagittal_plane(
         return _result(found, lambda frame: grid_score(finest, frame.plane))
     if settings.flatten_mm > 0:
         levels = coarser_levels(flattened(levels[0], levels[-1], settings.flatten_mm), SPACINGS_MM)
+    pairs = mirror_pairs(settings.pairs, settings.radius_mm, settings.edge_mm, settings.near_mm)
     if start is None:
-        frame = coarse_start(levels[-1], centre, settings.radius_mm, settings.robustness)
+        frame = coarse_start(levels[-1], centre, pairs, settings.robustness)
     else:
         frame = Frame.on_plane(start, centre)
-    pairs = mirror_pairs(settings.pairs, settings.radius_mm, settings.edge_mm)
     found = fast_search(levels, frame, pairs, settings.robustness)
     return _result(found, lambda frame: pair_symmetry(levels[0], frame, pairs).score)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from landmarking.geometry import LEFT, Array, Plane
 from landmarking.imaging.levels import Level, block_mean
-from landmarking.imaging.symmetry import Frame, Pairs, grid_score, mirror_pairs, pair_symmetry
+from landmarking.imaging.symmetry import Frame, Pairs, grid_score, pair_symmetry
 
 
 def sagittal(centre_mm: Array) -> Frame:
@@ -22,19 +22,19 @@ def _planes_about(frame: Frame, tilts_deg: Array, shifts_mm: Array) -> list[Fram
     return [frame.moved(np.array(step)) for step in product(tilts, tilts, shifts_mm)]
 
 
-def coarse_start(level: Level, centre_mm: Array, radius_mm: float, robustness: float) -> Frame:
+def coarse_start(level: Level, centre_mm: Array, pairs: Pairs, robustness: float) -> Frame:
     """The best of a grid of planes about a centre, after climbing from the first four.
 
     Args:
         level: Volume of about 8 mm voxels.
         centre_mm: About the brain's centre, shape (3,).
-        radius_mm: Radius of the ball that is looked at.
+        pairs: Where to look; the first few thousand are used.
         robustness: See `climb`.
 
     Returns:
         A plane within a few degrees of the best.
     """
-    few, more = (mirror_pairs(count, radius_mm, 0.3 * radius_mm) for count in (500, 3000))
+    few, more = pairs.first(500), pairs.first(3000)
     tilts, shifts = np.arange(-24.0, 25.0, 12.0), np.arange(-20.0, 21.0, 10.0)
     frames = _planes_about(sagittal(centre_mm), tilts, shifts)
     order = np.argsort([-_support(level, frame, few, robustness) for frame in frames])

@@ -12,6 +12,7 @@ from typing import Self
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import erf, erfinv
 
 from landmarking.geometry import Array, Plane
 from landmarking.imaging.levels import Level, Mask, trilinear
@@ -114,14 +115,15 @@ class Pairs:
         return replace(self, weights=self.weights * factor)
 
 
-def mirror_pairs(count: int, radius_mm: float, edge_mm: float) -> Pairs:
-    """Quasi-random mirror pairs that fill a ball about the frame's centre.
+def mirror_pairs(count: int, radius_mm: float, edge_mm: float, near_mm: float) -> Pairs:
+    """Quasi-random mirror pairs in a ball about the frame's centre, denser near the plane.
 
     Args:
-        count: Number of pairs, about.
+        count: Number of pairs.
         radius_mm: Radius of the ball.
         edge_mm: Width at the rim over which weights fall to zero, so that what lies just inside
             or outside decides nothing.
+        near_mm: Standard deviation of the distances from the plane.
 
     Returns:
         The same pairs for the same arguments.
@@ -129,13 +131,18 @@ def mirror_pairs(count: int, radius_mm: float, edge_mm: float) -> Pairs:
     # Roberts' R3 sequence: even coverage without a lattice that could lock on to the voxel grid.
     ratio = 1.2207440846057596
     steps = np.array([ratio**-1, ratio**-2, ratio**-3])
-    unit = (0.5 + np.arange(1, int(count * 6.0 / np.pi) + 1)[:, None] * steps) % 1.0
-    half_cube = unit * [2.0, 2.0, 1.0] - [1.0, 1.0, 0.0]
-    distance = np.linalg.norm(half_cube, axis=1) * radius_mm
-    kept = distance < radius_mm
+    # A ball fills at least half of the box that holds it.
+    unit = (0.5 + np.arange(1, 2 * count + 1)[:, None] * steps) % 1.0
+    in_plane = (2.0 * unit[:, :2] - 1.0) * radius_mm
+    scale = near_mm * np.sqrt(2.0)
+    across = scale * erfinv(unit[:, 2] * erf(radius_mm / scale))
+    offsets = np.column_stack([in_plane, across])
+    distance = np.linalg.norm(offsets, axis=1)
+    kept = np.flatnonzero(distance < radius_mm)[:count]
     weights = np.minimum((radius_mm - distance[kept]) / edge_mm, 1.0)
-    offsets = np.ascontiguousarray(half_cube[kept].T * radius_mm, dtype=np.float32)
-    return Pairs(offsets, weights.astype(np.float32))
+    return Pairs(
+        np.ascontiguousarray(offsets[kept].T, dtype=np.float32), weights.astype(np.float32)
+    )
 
 
 @dataclass(frozen=True, eq=False)
