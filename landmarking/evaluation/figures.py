@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, mean_sd, sdr
 from landmarking.evaluation.runs import Run
@@ -55,7 +56,7 @@ def error_bars(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> Dra
     number = {"DS": "Figure 4. ", "HS": "Figure 5. "}.get(group, "")
     caption = (
         "Bars: mean error in mm; whiskers: one standard deviation; dots: single test points."
-        + (f" {beyond} points lie above the axis." if beyond else "")
+        + (f" Points above the axis: {beyond}." if beyond else "")
     )
     title = f"{number}Error by landmark, {group_title(group)}"
     stem = {"DS": "figure4_ds", "HS": "figure5_hs"}.get(group, f"errors_{slug(group)}")
@@ -120,7 +121,10 @@ def learning_curves(runs: Sequence[Run]) -> Drawing | None:
         plural = "run" if len(of_model) == 1 else "runs"
         axes.set_title(f"{model} ({len(of_model)} {plural})")
         axes.set_xlabel("epoch")
-        axes.set_yscale("log")
+        axes.set_yscale("log", subs=[2, 5])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panels[0].set_ylabel("loss (px)")
     panels[0].legend(loc="upper right")
     caption = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from landmarking.evaluation.pictures import worst_prediction
 from landmarking.evaluation.runs import Run, Study
-from landmarking.evaluation.style import Drawing
+from landmarking.evaluation.style import Drawing, png_bytes
 from landmarking.evaluation.summary import group_order, model_order, with_no_skill
 from landmarking.evaluation.typeset import DASH, Table
 
-_DPI = 200
 _WORST = 10
 _MAIN_PACKAGES = ("torch", "pytorch-lightning", "numpy", "scipy", "nibabel", "SimpleITK", "nilearn")
 
@@ -35,13 +33,13 @@ class Picture:
     width: int
 
 
-def render_page(study: Study, shown: Sequence[Table], drawings: Sequence[Drawing]) -> str:
-    """The whole page as text.
+def render_page(study: Study, shown: Sequence[Table], pictures: Sequence[Picture]) -> str:
+    """The whole page as text; call within `house_style`, for the worst cases are drawn here.
 
     Args:
         study: The runs.
         shown: Tables, Table 1 first.
-        drawings: Figures, made in the house style that is still in force.
+        pictures: Figures.
     """
     environment = Environment(
         loader=PackageLoader("landmarking.evaluation"),
@@ -56,7 +54,7 @@ def render_page(study: Study, shown: Sequence[Table], drawings: Sequence[Drawing
         cohorts=cohort_facts(study),
         runs=run_rows(study.runs),
         tables=shown,
-        pictures=[picture(drawing) for drawing in drawings],
+        pictures=pictures,
         worst=worst_cases(study),
         shared=shared_facts([flat(run.provenance) for run in study.runs]),
         packages=package_versions(study.runs),
@@ -66,14 +64,11 @@ def render_page(study: Study, shown: Sequence[Table], drawings: Sequence[Drawing
     return page if page.endswith("\n") else page + "\n"
 
 
-def picture(drawing: Drawing) -> Picture:
-    """A drawing as a PNG data URI, the same bytes every time."""
-    buffer = io.BytesIO()
-    drawing.figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+def picture(drawing: Drawing, png: bytes) -> Picture:
+    """A drawing and its PNG as a data URI."""
+    uri = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
     # Twice the printed width in CSS pixels reads well on a screen.
     width = round(drawing.figure.get_figwidth() * 180)
-    uri = f"data:image/png;base64,{encoded}"
     return Picture(drawing.name, drawing.title, drawing.caption, uri, width)
 
 
@@ -133,8 +128,12 @@ def worst_cases(study: Study) -> list[dict[str, Any]]:
     order = frame.sort_values(["error_mm", "run", "scan_id"], ascending=[False, True, True])
     cases = []
     for _, row in order.dropna(subset=["error_mm"]).head(_WORST).iterrows():
-        shown = picture(worst_prediction(row, slices)) if row["scan_id"] in slices else None
-        cases.append({**{str(key): value for key, value in row.items()}, "picture": shown})
+        case: dict[str, Any] = {str(key): value for key, value in row.items()}
+        case["picture"] = None
+        if row["scan_id"] in slices:
+            drawing = worst_prediction(row, slices)
+            case["picture"] = picture(drawing, png_bytes(drawing.figure))
+        cases.append(case)
     return cases
 
 

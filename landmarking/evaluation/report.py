@@ -13,7 +13,7 @@ from landmarking.errors import ConfigError
 from landmarking.evaluation import comparison_tables, tables
 from landmarking.evaluation.comparisons import compare_groups, compare_models
 from landmarking.evaluation.figures import cumulative_errors, error_bars, learning_curves
-from landmarking.evaluation.page import render_page
+from landmarking.evaluation.page import picture, render_page
 from landmarking.evaluation.pictures import error_ellipses, examples, landmark_figure
 from landmarking.evaluation.runs import Study, load_study
 from landmarking.evaluation.side_by_side import (
@@ -150,10 +150,11 @@ def write_report(study: Study, folder: Path, config: ReportConfig) -> str:
     unrounded = vars(results) | {"table1": tables.with_published(results.table1)}
     write_tables(folder / "tables", shown, unrounded)
     with house_style():
-        drawings = draw_figures(study)
-        for drawing in drawings:
-            save(drawing.figure, folder / "figures", drawing.name)
-        write_text(folder / "index.html", render_page(study, shown, drawings))
+        pictures = [
+            picture(drawing, save(drawing.figure, folder / "figures", drawing.name))
+            for drawing in draw_figures(study)
+        ]
+        write_text(folder / "index.html", render_page(study, shown, pictures))
     places = ("tables:  ", "tables"), ("figures: ", "figures"), ("page:    ", "index.html")
     return "\n".join([to_console(shown[0]), *(f"{word}{folder / name}" for word, name in places)])
 

@@ -7,6 +7,7 @@ and all permuting moves whole people. Everything is seeded and vectorised.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -41,12 +42,9 @@ def bootstrap_intervals(
     names = ["mean_mm", *(f"sdr_{radius:g}mm_percent" for radius in SDR_THRESHOLDS_MM)]
     if known["participant_id"].nunique() < 2:
         return {f"{name}_{end}": float("nan") for name in names for end in ("low", "high")}
-    rng = np.random.default_rng(seed)
-    sums = np.zeros((resamples, len(names) + 1))
-    for _, part in known.groupby("group", sort=True):
-        people = _person_sums(part)
-        draws = rng.multinomial(len(people), np.full(len(people), 1 / len(people)), size=resamples)
-        sums += draws @ people
+    people = [_person_sums(part) for _, part in known.groupby("group", sort=True)]
+    draws = _draws(tuple(map(len, people)), resamples, seed)
+    sums = np.add.reduce([counts @ each for counts, each in zip(draws, people, strict=True)])
     values = sums[:, 1:] / sums[:, :1] * np.array([1.0, *[100.0] * len(SDR_THRESHOLDS_MM)])
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
@@ -54,6 +52,19 @@ def bootstrap_intervals(
     for column, name in enumerate(names):
         result |= {f"{name}_low": float(low[column]), f"{name}_high": float(high[column])}
     return result
+
+
+@lru_cache(maxsize=8)
+def _draws(sizes: tuple[int, ...], resamples: int, seed: int) -> tuple[Array, ...]:
+    """How often each person is drawn, shape (resamples, people) for each group.
+
+    Kept, since every cell of a table draws the same.
+    """
+    rng = np.random.default_rng(seed)
+    return tuple(
+        rng.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
+        for size in sizes
+    )
 
 
 def _person_sums(rows: pd.DataFrame) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,8 +92,17 @@ def new_figure(height_in: float, width_in: float = COLUMN_IN) -> Figure:
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
-def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write a figure as PNG (300 dpi) and PDF, without dates or versions in the files.
+def png_bytes(figure: Figure) -> bytes:
+    """A figure as PNG at 300 dpi, without a version in it; its layout is settled from then on."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    # Laying out costs as much as drawing, and would come out the same for the next format.
+    figure.set_layout_engine("none")
+    return buffer.getvalue()
+
+
+def save(figure: Figure, folder: Path, name: str) -> bytes:
+    """Write a figure as PNG and PDF, without dates or versions in the files.
 
     Args:
         figure: The drawing, made in `house_style`; saved in it too.
@@ -100,12 +110,12 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         name: Stem of both files.
 
     Returns:
-        The two paths.
+        The PNG, for the page.
     """
-    png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
-    with atomic_path(png) as temporary:
-        figure.savefig(temporary, metadata={"Software": None})
+    png = png_bytes(figure)
+    with atomic_path(folder / f"{name}.png") as temporary:
+        temporary.write_bytes(png)
     plain = {"CreationDate": None, "Creator": None, "Producer": None}
-    with atomic_path(pdf) as temporary:
+    with atomic_path(folder / f"{name}.pdf") as temporary:
         figure.savefig(temporary, metadata=plain)
-    return png, pdf
+    return png

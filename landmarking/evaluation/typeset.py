@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 
 DASH = "-"
 
@@ -32,32 +33,40 @@ class Table:
     breaks: tuple[int, ...] = ()
 
 
+def fixed(value: float, decimals: int = 2) -> str:
+    """A number with that many decimals, rounded half up: 2.125 is 2.13, as for the rates."""
+    exact = Decimal(repr(float(value)))
+    return str(exact.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))
+
+
 def plus_minus(mean: float, deviation: float | None) -> str:
     """`1.84 ± 1.63`; the mean alone where there is no deviation; a dash where there is neither."""
     if math.isnan(mean):
         return DASH
     if deviation is None or math.isnan(deviation):
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {deviation:.2f}"
+        return fixed(mean)
+    return f"{fixed(mean)} ± {fixed(deviation)}"
 
 
 def span(low: float | None, high: float | None, decimals: int = 2) -> str:
     """`1.70 to 1.99`, or a dash."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return DASH
-    return f"{low:.{decimals}f} to {high:.{decimals}f}"
+    return f"{fixed(low, decimals)} to {fixed(high, decimals)}"
 
 
 def p_text(p_value: float) -> str:
     """`0.012`, `< 0.001`, or a dash."""
     if math.isnan(p_value):
         return DASH
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return "< 0.001" if p_value < 0.001 else fixed(p_value, 3)
 
 
 def signed(value: float, decimals: int = 2) -> str:
     """`+0.31`, `-0.20`, or a dash."""
-    return DASH if math.isnan(value) else f"{value:+.{decimals}f}"
+    if math.isnan(value):
+        return DASH
+    return f"{'-' if value < 0 else '+'}{fixed(abs(value), decimals)}"
 
 
 def to_markdown(table: Table) -> str:

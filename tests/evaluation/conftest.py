@@ -88,7 +88,18 @@ class StudyMaker:
         ds = np.array([scan.group == "DS" for scan in scans])
         predicted = np.nan_to_num(true_px, nan=70.0) + noise * np.where(ds, 1.4, 1.0)[:, None, None]
         off = rng.normal(0, 0.2, true_px.shape[:2])
-        geometry = slice_geometry()
+        self._write_predictions(run, model, names, seed, true_px, predicted, off)
+
+    def write_errors(self, run: str, model: str, errors_mm: np.ndarray, seed: int = 0) -> None:
+        """One finished run with exactly these errors, shape (B, L); directions vary."""
+        angle = np.arange(errors_mm.size).reshape(errors_mm.shape)
+        shift = errors_mm[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        true_px = self.truth_px()
+        off = np.zeros(errors_mm.shape)
+        self._write_predictions(run, model, self.names, seed, true_px, true_px + shift, off)
+
+    def _write_predictions(self, run, model, names, seed, true_px, predicted, off) -> None:
+        scans, geometry = self.scans(), slice_geometry()
         true_mm = geometry.to_world(true_px) + off[..., None] * geometry.plane.normal
         identity = RunIdentity(
             self.folder.name, run, model, f"demo_{model.lower()}", seed, "phantom-demo",
@@ -139,3 +150,15 @@ def make_module_study(tmp_path_factory):
         return StudyMaker(tmp_path_factory.mktemp("studies") / name, **knobs)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory):
+    """A study of two seeds with its report, and what the console said; leave both as they are."""
+    from landmarking.evaluation.report import ReportConfig, run_report
+
+    study = StudyMaker(tmp_path_factory.mktemp("reported") / "demo", names=("AC", "PC"))
+    study.seeds = (0, 1)
+    folder = study.write()
+    console = run_report(ReportConfig(runs=str(folder), resamples=100, permutations=100))
+    return folder, console

@@ -1,0 +1,81 @@
+"""Model against model and group against group, against direct computations."""
+
+import numpy as np
+import pytest
+
+from landmarking.evaluation.comparison_tables import groups_table, models_table
+from landmarking.evaluation.comparisons import compare_groups, compare_models
+from landmarking.evaluation.runs import load_study
+from landmarking.evaluation.statistics import holm, paired_test, unpaired_test
+
+NAMES = ("AC", "PC", "GENU")
+
+
+@pytest.fixture(scope="module")
+def frame(make_module_study):
+    study = make_module_study(
+        names=NAMES,
+        people={"HS": 16, "DS": 15},
+        missing=(("sub-HS03_ses-01", "PC"),),
+        seeds=(0, 1),
+        slices=False,
+    )
+    return load_study(study.write()).frame
+
+
+def person_errors(frame, model, group, names=NAMES):
+    rows = frame[(frame["model"] == model) & (frame["group"] == group)]
+    rows = rows[rows["landmark"].isin(names)]
+    by_landmark = rows.groupby(["participant_id", "landmark"])["error_mm"].mean()
+    return by_landmark.groupby("participant_id").mean()
+
+
+def test_models_are_paired_by_person_and_landmark(frame):
+    tests = compare_models(frame, NAMES, permutations=2000)
+
+    block = tests.query("group == 'HS'").set_index("landmark")
+    assert block.index.tolist() == [*NAMES, "all"]
+    for name in NAMES:
+        ml, sl = (person_errors(frame, model, "HS", [name]) for model in ("ML", "SL"))
+        expected = paired_test(ml, sl.reindex(ml.index), permutations=2000)
+        found = block.loc[name]
+        assert found["n"] == (15 if name == "PC" else 16)
+        assert found["difference_mm"] == pytest.approx(expected.difference_mm)
+        assert found["p_value"] == expected.p_value
+    np.testing.assert_allclose(
+        block.loc[list(NAMES), "p_holm"], holm(block.loc[list(NAMES), "p_value"])
+    )
+    pooled = person_errors(frame, "ML", "HS") - person_errors(frame, "SL", "HS")
+    assert block.loc["all", "difference_mm"] == pytest.approx(pooled.mean())
+    assert block.loc["all", "p_holm"] == block.loc["all", "p_value"] < 0.001
+
+
+def test_groups_are_independent_samples(frame):
+    tests = compare_groups(frame, NAMES, permutations=2000)
+
+    row = tests.query("model == 'SL' and landmark == 'GENU'").iloc[0]
+    ds, hs = (person_errors(frame, "SL", group, ["GENU"]) for group in ("DS", "HS"))
+    expected = unpaired_test(ds, hs, permutations=2000)
+    assert (row["first"], row["second"]) == ("DS", "HS")
+    assert row["p_value"] == expected.p_value
+    assert row["effect_size"] == pytest.approx(expected.effect_size)
+    assert row["n"] == 31
+
+
+def test_tables_show_one_row_a_test_and_a_block_a_family(frame):
+    models = models_table(compare_models(frame, NAMES, permutations=200))
+    groups = groups_table(compare_groups(frame, NAMES, permutations=200))
+
+    assert [len(models.rows), len(groups.rows)] == [3 * 4, 2 * 4]
+    assert models.breaks == (4, 8)
+    assert groups.breaks == (4,)
+    assert models.rows[0][:3] == ("ML - SL", "DS", "AC")
+    assert all(len(row) == len(models.header) for row in models.rows)
+
+
+def test_one_model_or_group_has_no_test(frame):
+    only = frame[(frame["model"] == "ML") & (frame["group"] == "HS")]
+
+    assert compare_models(only, NAMES).empty
+    assert compare_groups(only, NAMES).empty
+    assert models_table(compare_models(only, NAMES)).rows == ()

@@ -1,0 +1,147 @@
+"""A report's files: complete, and the same bytes every time."""
+
+import csv
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from landmarking.errors import ConfigError, PredictionsError
+from landmarking.evaluation.report import ReportConfig, run_report
+
+QUICK = {"resamples": 100, "permutations": 100}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def study(reported):
+    return reported[0]
+
+
+@pytest.fixture(scope="module")
+def report(reported):
+    return reported[1], reported[0] / "report"
+
+
+def test_a_second_report_is_the_same_byte_for_byte(study, report, tmp_path):
+    _, folder = report
+
+    run_report(ReportConfig(runs=str(study), output=str(tmp_path / "again"), **QUICK))
+
+    first, second = contents(folder), contents(tmp_path / "again")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_everything_that_was_promised_is_there(report):
+    _, folder = report
+
+    names = set(contents(folder))
+
+    tables = ("table1", "landmarks", "models", "groups", "seeds")
+    figures = ("figure3_landmarks", "figure4_ds", "figure5_hs", "figure6_examples")
+    more = ("error_curves", "error_ellipses", "learning_curves")
+    assert names == {
+        "index.html",
+        "tables/tables.tex",
+        "tables/landmark_sdr.md",
+        "tables/landmark_sdr.tex",
+        *(f"tables/{name}.{suffix}" for name in tables for suffix in ("csv", "md", "tex")),
+        *(f"figures/{name}.{suffix}" for name in (*figures, *more) for suffix in ("png", "pdf")),
+    }
+
+
+def test_the_console_shows_table_1_and_ends_with_paths(report):
+    console, folder = report
+
+    lines = console.splitlines()
+    assert "Made from simulated phantom heads" in console
+    assert [line.split()[:3] for line in lines if line.startswith("ML          DS")] == [
+        ["ML", "DS", "this"],
+        ["ML", "DS", "the"],
+    ]
+    assert lines[-3:] == [
+        f"tables:  {folder / 'tables'}",
+        f"figures: {folder / 'figures'}",
+        f"page:    {folder / 'index.html'}",
+    ]
+
+
+def test_csv_is_unrounded_and_holds_the_papers_rows(report):
+    _, folder = report
+
+    with (folder / "tables" / "table1.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    ours = next(r for r in rows if r["source"] == "this study" and r["model"] == "ML")
+    assert len(ours["mean_mm"].split(".")[1]) > 10
+    assert ours["n"] == str(5 * 2 * 2)
+    paper = next(r for r in rows if r["source"] == "the paper" and r["group"] == "HS")
+    assert (paper["model"], paper["n"], paper["hits_3mm"]) == ("ML", "696", "433")
+    assert paper["sdr_3mm_percent"] == "62.22"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_the_latex_of_a_whole_report_compiles(report, tmp_path):
+    _, folder = report
+    shutil.copytree(folder / "tables", tmp_path / "tables")
+
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"],
+        cwd=tmp_path / "tables",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_two_studies_are_put_side_by_side(study, make_study, tmp_path):
+    other = make_study("other", names=("AC", "PC"), slices=False).write()
+
+    console = run_report(
+        ReportConfig(compare=[str(study), str(other)], output=str(tmp_path / "both"), **QUICK)
+    )
+
+    assert {"studies.md", "differences.csv", "tables.tex"} <= set(contents(tmp_path / "both"))
+    assert "demo - other" in console
+    assert console.endswith(str(tmp_path / "both"))
+
+
+def test_a_comparison_lands_beside_the_first_study(make_study):
+    folders = [make_study(name, names=("AC",), slices=False).write() for name in ("a", "b")]
+
+    console = run_report(ReportConfig(compare=[str(folder) for folder in folders], **QUICK))
+
+    assert console.endswith(str(folders[0].parent / "a-vs-b"))
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"runs": "a", "compare": ["a", "b"]},
+        {"compare": ["a"]},
+        {"runs": "a", "resamples": 5},
+        {"runs": "a", "permutations": 0},
+    ],
+)
+def test_settings_without_sense_are_refused(knobs):
+    with pytest.raises(ConfigError, match="report: "):
+        ReportConfig(**knobs)
+
+
+def test_nothing_is_written_when_there_is_nothing_to_report(tmp_path):
+    with pytest.raises(PredictionsError, match="no finished run"):
+        run_report(ReportConfig(runs=str(tmp_path / "none"), output=str(tmp_path / "out")))
+
+    assert not (tmp_path / "out").exists()
