@@ -19,7 +19,7 @@ from landmarking.data.prepared import (
     PreparedCohort,
     load_prepared,
 )
-from landmarking.data.stages import is_cached, key_settings
+from landmarking.data.stages import is_cached, key_settings, stage_versions
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set
@@ -168,9 +168,9 @@ def prepare(
         if finished is not None:
             return Preparation(finished, wall_seconds=time.perf_counter() - start, reused=True)
         remove_leftovers(outputs / "prepared")
-        cache = StageCache(outputs / "cache")
+        cache, versions = StageCache(outputs / "cache"), stage_versions()
         jobs = [
-            Job(record, digests[record.image], settings, landmarks, cache)
+            Job(record, digests[record.image], settings, landmarks, cache, versions)
             for record in cohort.scans
         ]
         scans = _in_order(jobs, _run(jobs, count, progress))

@@ -6,10 +6,14 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from landmarking.cohort.bids import Cohort
+from landmarking.cohort.check import check_cohort
 from landmarking.cohort.sources import CohortConfig
 from landmarking.data.assembly import QUALITY
 from landmarking.data.carried import pack_prepared
+from landmarking.errors import CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.landmarks import LandmarkSet
 from landmarking.preparation import (
     LandmarksConfig,
     Preparation,
@@ -55,11 +59,14 @@ def run_preparation(config: PrepareConfig) -> str:
         A summary for people: counts by group, time by stage, and where everything lies.
 
     Raises:
-        LandmarkingError: As `ensure_prepared`.
+        CohortError: If the cohort or any of its scans cannot be used; all problems at once.
+        CacheError: If a file cannot be written.
     """
     outputs, landmarks = Path(config.outputs), config.landmarks.build()
     workers = config.workers or available_cores()
     cohort = open_locked(config.cohort, outputs, workers, config.progress)
+    if config.check_only:
+        return _checked(cohort, landmarks, workers, config.preprocess.slice_size)
     preparation = prepare(
         cohort,
         landmarks,
@@ -74,6 +81,13 @@ def run_preparation(config: PrepareConfig) -> str:
     carried = Path(config.carry)
     pack_prepared(preparation.prepared, carried)
     return f"{lines}\none file:      {carried} ({carried.stat().st_size / 1e6:.1f} MB)"
+
+
+def _checked(cohort: Cohort, landmarks: LandmarkSet, workers: int, slice_size: int) -> str:
+    check = check_cohort(cohort, landmarks, workers=workers, slice_size=slice_size)
+    if check.problems:
+        raise CohortError(check.text)
+    return check.text
 
 
 def summary_text(preparation: Preparation) -> str:

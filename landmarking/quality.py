@@ -177,6 +177,8 @@ def _broken_rules(row: Mapping[str, Value]) -> list[str]:
     reasons = []
     if row.get("registration_ok") is False:
         reasons.append(f"registration is doubtful ({_number(row.get('registration_quality')):.3g})")
+    if row.get("notes"):
+        reasons.append(str(row["notes"]))
     margin, off = _number(row.get("crop_margin_mm")), _number(row.get("off_plane_max_mm"))
     if margin < LOW_MARGIN_MM:
         reasons.append(f"a landmark is {margin:.1f} mm from the crop's border")

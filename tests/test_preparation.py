@@ -13,6 +13,7 @@ import pytest
 
 from landmarking.data.stages import STAGES
 from landmarking.errors import CohortError
+from landmarking.imaging.intensity import Reference
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set, read_landmarks, write_markups
 from landmarking.preparation import LandmarksConfig, ensure_prepared, prepare, prepare_cohort
@@ -99,7 +100,10 @@ def test_a_setting_recomputes_only_what_depends_on_it(
     if "histogram_reference" in change:
         # The reference itself comes from a scan, which takes the real stages; any slice will do.
         change = {"histogram_reference": str(cohort.scans[0].image)}
-        monkeypatch.setattr("landmarking.data.stages.reference_slice", lambda _: np.eye(150))
+        reference = Reference(np.eye(150, dtype=np.float32), np.ones((150, 150), bool), "any")
+        for module in ("stages", "assembly"):
+            name = f"landmarking.data.{module}.histogram_reference"
+            monkeypatch.setattr(name, lambda _: reference)
         monkeypatch.setattr("landmarking.data.stages.finish_slice", lambda image, _: image)
     done = prepared(cohort, tmp_path, replace(SETTINGS, **change))
     assert done.reused is (recomputed is None)

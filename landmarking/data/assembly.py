@@ -14,7 +14,7 @@ from landmarking.data.jobs import PreparedScan
 from landmarking.data.prepared import PreparedCohort, SliceRecord, save_prepared
 from landmarking.data.stages import key_settings, reference_identity, stage_versions
 from landmarking.errors import CohortError
-from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import LandmarkSet
 from landmarking.quality import Value, landmark_figures, quality_csv, quality_table
 
@@ -122,7 +122,10 @@ def save_cohort(
         points_mm=np.stack([scan.points_mm for scan in scans]),
         pixel_to_world=np.stack([item.geometry.pixel_to_world for item in staged]),
         records=records,
-        settings=key_settings(settings),
+        settings={
+            **key_settings(settings),
+            "histogram_reference_sha256": histogram_reference(settings).digest,
+        },
         add_files=add_quality_control,
     )
 

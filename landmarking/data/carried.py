@@ -104,12 +104,16 @@ def open_prepared(
         CohortError: If it was made with other settings or lacks a landmark.
     """
     prepared = _unpacked_once(root, outputs) if root.is_file() else load_prepared(root)
-    wanted = {key: canonical_json(value) for key, value in settings.items()}
-    found = {key: canonical_json(value) for key, value in prepared.settings.items()}
-    differing = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
+    differing = [
+        f"{key} is {canonical_json(prepared.settings.get(key))}, not {canonical_json(value)}"
+        for key, value in settings.items()
+        if canonical_json(prepared.settings.get(key)) != canonical_json(value)
+    ]
     if differing:
-        pairs = "; ".join(f"{key} is {found.get(key)}, not {wanted.get(key)}" for key in differing)
-        raise CohortError(f"{root}: its slices were made with other settings: {pairs}")
+        raise CohortError(
+            f"{root}: its slices were made with other settings ({'; '.join(differing)}); "
+            "give the same under preprocess, or prepare the cohort again"
+        )
     return with_landmarks(prepared, landmarks)
 
 

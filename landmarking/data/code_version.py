@@ -20,7 +20,7 @@ _COMPOSITION = "imaging/pipeline.py"
 _MODULES: dict[str, tuple[str, ...]] = {
     "registration": ("imaging/scan.py", "imaging/orientation.py", "imaging/registration.py"),
     "plane": ("imaging/midsagittal.py",),
-    "slice": ("imaging/resample.py", "data/slice_figures.py"),
+    "slice": ("imaging/resample.py", "data/slice_figures.py", "cohort/slices.py"),
     "intensity": ("imaging/intensity.py", "data/slice_figures.py"),
 }
 
@@ -30,10 +30,11 @@ _STAGE_FUNCTIONS = {
     "finish_slice": "intensity",
     "reference_slice": "intensity",
     "_reference": "intensity",
+    "histogram_reference": "intensity",
 }
 """Functions of the composition by stage; the rest of it belongs to the stage `slice`."""
 
-_NO_RESULT = frozenset({"errors.py", "storage.py", _COMPOSITION})
+_NO_RESULT = frozenset({"errors.py", "storage.py", "landmarks.py", "cohort/bids.py", _COMPOSITION})
 """Modules that decide no pixel, and the composition, which is shared out function by function."""
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from landmarking.cohort.bids import ScanRecord
+from landmarking.cohort.slices import read_slice_points, slice_geometry
 from landmarking.data.cache import StageCache
 from landmarking.data.landmark_checks import landmark_problem
-from landmarking.data.stages import StagedSlice, staged_slice
+from landmarking.data.stages import StagedSlice, stage_versions, staged_slice
 from landmarking.errors import CacheError, LandmarkingError
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import PreprocessSettings
@@ -18,13 +23,23 @@ from landmarking.landmarks import LandmarkSet, read_landmarks
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One scan to prepare; what a worker process is given."""
+    """One scan to prepare; what a worker process is given.
+
+    Attributes:
+        record: The scan.
+        image_sha256: Digest of its bytes.
+        settings: Settings of the imaging stages.
+        landmarks: Landmark set.
+        cache: Where results are looked up and stored.
+        versions: Versions of the stages, as the process that shares out the work has them.
+    """
 
     record: ScanRecord
     image_sha256: str
     settings: PreprocessSettings
     landmarks: LandmarkSet
     cache: StageCache
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +63,20 @@ def prepare_scan(job: Job) -> PreparedScan:
     """Prepare one scan; its problem comes back as a text, so that the others go on.
 
     Raises:
-        CacheError: If the cache cannot be written: that would fail every scan.
+        CacheError: If the cache cannot be written, or the code was changed under way: that would
+            fail every scan.
     """
+    if job.versions != stage_versions():
+        raise CacheError("the code of the imaging stages was changed under way; start again")
     record, landmarks = job.record, job.landmarks
     nowhere = np.full((len(landmarks), 3), np.nan)
     staged, problem = None, None
     try:
-        staged = staged_slice(record.image, job.image_sha256, job.settings, job.cache)
+        with _quiet():
+            staged = staged_slice(record.image, job.image_sha256, job.settings, job.cache)
         if record.landmarks is None:
             return PreparedScan(record, staged, nowhere)
-        points = landmarks.arrange(read_landmarks(record.landmarks))
+        points = _points_mm(record.image, record.landmarks, job)
     except CacheError:
         raise
     except LandmarkingError as error:
@@ -66,6 +85,25 @@ def prepare_scan(job: Job) -> PreparedScan:
     if problem is not None:
         problem = _one_line(record, f"{record.landmarks}: {problem}")
     return PreparedScan(record, staged, points, problem)
+
+
+def _points_mm(image: Path, file: Path, job: Job) -> Array:
+    if image.suffix == ".png":
+        points_px = read_slice_points(file, job.landmarks)
+        return slice_geometry(job.settings.slice_size).to_world(points_px)
+    return job.landmarks.arrange(read_landmarks(file))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # What the stages warn of stands in qc.csv, and is listed once at the end.
+    stages = logging.getLogger("landmarking.imaging")
+    level = stages.level
+    stages.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        stages.setLevel(level)
 
 
 def _one_line(record: ScanRecord, message: str) -> str:

@@ -11,19 +11,23 @@ from landmarking.geometry import Array, SliceGeometry, apply_affine
 
 
 def intensity_figures(
-    raw: NDArray[np.float32], matched: NDArray[np.float32], reference: NDArray[np.float32]
+    raw: NDArray[np.float32],
+    matched: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    brain: NDArray[np.bool_],
 ) -> dict[str, float]:
     """Intensity statistics of a slice.
 
     Args:
         raw: Slice as resampled, shape (H, W).
         matched: The same after histogram matching, shape (H, W).
-        reference: Reference of the matching; its darkest pixels are taken as background.
+        reference: Slice that it was matched to, shape (H, W); of a mean reference any shape.
+        brain: Where the brain of a slice is, shape (H, W).
 
     Returns:
         Mean, standard deviation and percentiles of the raw slice in the scan's own units; its
-        relative variation (SD over mean); the correlation with the reference, over the pixels
-        where that shows anything, if the shapes agree.
+        relative variation (SD over mean); the correlation with the reference within the brain,
+        where the reference is a slice.
     """
     low, middle, high = np.percentile(raw, [1, 50, 99])
     mean, deviation = float(raw.mean(dtype=np.float64)), float(raw.std(dtype=np.float64))
@@ -35,9 +39,8 @@ def intensity_figures(
         "raw_p99": float(high),
         "raw_variation": deviation / mean if mean > 0.0 else float("nan"),
     }
-    if matched.shape == reference.shape:
-        shown = reference > reference.min()
-        figures["reference_correlation"] = _correlation(matched[shown], reference[shown])
+    if matched.shape == reference.shape == brain.shape:
+        figures["reference_correlation"] = _correlation(matched[brain], reference[brain])
     return figures
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from landmarking.cohort import slices
 from landmarking.data.cache import Entry, StageCache, canonical_json, stage_key
 from landmarking.data.code_version import stage_version
 from landmarking.data.slice_figures import intensity_figures, outside_share
@@ -28,8 +29,8 @@ from landmarking.imaging.orientation import to_pil
 from landmarking.imaging.pipeline import (
     PreprocessSettings,
     finish_slice,
+    histogram_reference,
     plane_stage,
-    reference_slice,
     register_stage,
     slice_stage,
 )
@@ -206,6 +207,8 @@ def _slice(
     scan: _Scan, keys: Mapping[str, str], settings: PreprocessSettings, cache: StageCache
 ) -> Entry:
     def make() -> Entry:
+        if scan.path.suffix == ".png":
+            return scan.timed("read", lambda: _drawn_slice(scan.path, settings))
         registration = _registration(scan, keys, settings, cache)
         found = _plane(scan, registration, keys, settings, cache)
         canonical = scan.canonical()
@@ -222,11 +225,26 @@ def _slice(
     return _cached(cache, "slice", keys, make)
 
 
+def _drawn_slice(path: Path, settings: PreprocessSettings) -> Entry:
+    # A slice that another tool has cut; the "scan" is the whole slice, one voxel thick.
+    size, window = settings.slice_size, settings.window
+    whole = slices.slice_geometry(size)
+    image = slices.read_slice_image(path, size)[window, window]
+    values = {
+        "geometry": whole.cropped(window, window).to_dict(),
+        "qc": {},
+        "scan_shape": [size, size, 1],
+        "scan_affine": whole.pixel_to_world.tolist(),
+    }
+    return Entry(values, np.ascontiguousarray(image))
+
+
 def _finished(scan: _Scan, raw: Entry, settings: PreprocessSettings) -> Entry:
     def work() -> Entry:
         assert raw.image is not None
         matched = np.asarray(finish_slice(raw.image, settings), dtype=np.float32)
-        figures = intensity_figures(raw.image, matched, reference_slice(settings))
+        reference = histogram_reference(settings)
+        figures = intensity_figures(raw.image, matched, reference.image, reference.region)
         return Entry({**raw.values, "qc": {**raw.values["qc"], **figures}}, matched)
 
     return scan.timed("intensity", work)

@@ -1,0 +1,120 @@
+"""Seconds a scan by stage, with one process and with two, cold and warm."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from landmarking.cohort.bids import Cohort, read_cohort
+from landmarking.cohort.phantom import PhantomSettings
+from landmarking.cohort.phantom_cohort import write_phantom_cohort
+from landmarking.config import PROJECT
+from landmarking.data.stages import STAGES
+from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.landmarks import landmark_set
+from landmarking.preparation import Preparation, prepare
+from landmarking.processes import available_cores
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One preparation of the benchmark's cohort.
+
+    Attributes:
+        name: `cold` (nothing cached), `warm` (stages cached) or `finished` (cohort there).
+        processes: Processes asked for.
+        wall_seconds: Time from call to result.
+        seconds: Time by stage, summed over processes.
+    """
+
+    name: str
+    processes: int
+    wall_seconds: float
+    seconds: dict[str, float]
+
+
+def run(arguments: list[str]) -> str:
+    """Run the benchmark.
+
+    Args:
+        arguments: `--scans N`, `--root DIR` (a BIDS cohort in place of phantoms).
+
+    Returns:
+        Two tables in Markdown.
+    """
+    parser = argparse.ArgumentParser(prog="benchmark.py prepare", description=__doc__)
+    parser.add_argument("--scans", type=int, default=24, help="phantom heads (default 24)")
+    parser.add_argument("--root", type=Path, help="a BIDS cohort in place of phantoms")
+    chosen = parser.parse_args(arguments)
+    cohort = _phantoms(chosen.scans) if chosen.root is None else read_cohort(chosen.root)
+    with tempfile.TemporaryDirectory(prefix="landmarking-") as folder:
+        timings = [
+            *measure(cohort, Path(folder, "one"), 1),
+            *measure(cohort, Path(folder, "two"), 2),
+        ]
+    return report(cohort, timings)
+
+
+def _phantoms(scans: int) -> Cohort:
+    test = scans // 4
+    settings = PhantomSettings(
+        label="benchmark", train=scans - 2 * test, healthy=test, down_syndrome=test
+    )
+    root = PROJECT / "outputs" / "cohorts" / f"phantom-benchmark-{scans}"
+    write_phantom_cohort(root, settings, available_cores(), progress=False)
+    return read_cohort(root, name="phantom-benchmark")
+
+
+def measure(cohort: Cohort, outputs: Path, processes: int) -> list[Timing]:
+    """Prepare a cohort cold, from cached stages, and finished.
+
+    Args:
+        cohort: The cohort; its files are read once before, so that the disk is not measured.
+        outputs: An empty folder.
+        processes: Processes.
+    """
+    for scan in cohort.scans:
+        scan.image.read_bytes()
+
+    def once(name: str) -> Timing:
+        done: Preparation = prepare(
+            cohort, landmark_set("msp8"), PreprocessSettings(), outputs, workers=processes
+        )
+        return Timing(name, processes, done.wall_seconds, dict(done.seconds))
+
+    cold = once("cold")
+    shutil.rmtree(outputs / "prepared")
+    return [cold, once("warm"), once("finished")]
+
+
+def report(cohort: Cohort, timings: Sequence[Timing]) -> str:
+    """Tables of seconds a scan, in Markdown.
+
+    Args:
+        cohort: What was prepared.
+        timings: From `measure`, with one and with two processes.
+    """
+    scans = len(cohort.scans)
+    wall = {(timing.name, timing.processes): timing.wall_seconds for timing in timings}
+    machine = f"{platform.machine()}, {available_cores()} cores"
+    lines = [
+        f"{scans} scans of {cohort.name}; {machine}, load {os.getloadavg()[0]:.1f} at the end",
+        "",
+        "| seconds a scan | one process | two processes | ratio |",
+        "|---|---|---|---|",
+    ]
+    for name in ("cold", "warm", "finished"):
+        one, two = wall[name, 1] / scans, wall[name, 2] / scans
+        lines.append(f"| {name} | {one:.4f} | {two:.4f} | {one / two:.2f} |")
+    lines += ["", "| stage, cold | one process | two processes |", "|---|---|---|"]
+    cold = {timing.processes: timing.seconds for timing in timings if timing.name == "cold"}
+    for stage in STAGES:
+        one, two = (cold[processes].get(stage, 0.0) / scans for processes in (1, 2))
+        lines.append(f"| {stage} | {one:.4f} | {two:.4f} |")
+    return "\n".join(lines)
