@@ -6,11 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
 from landmarking.data.prepared import PreparedCohort, SliceRecord, save_prepared
 from landmarking.landmarks import landmark_set
+
+# A busy machine is no defect: examples have no deadline.
+hypothesis.settings.register_profile("landmarking", deadline=None)
+hypothesis.settings.load_profile("landmarking")
 
 PIXEL_TO_WORLD = np.array(
     [[0.0, 0.0, -1.0, 1.5], [-1.0, 0.0, 0.0, 60.0], [0.0, -1.0, 0.0, 50.0], [0.0, 0.0, 0.0, 1.0]]

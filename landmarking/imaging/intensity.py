@@ -82,10 +82,11 @@ def match_histogram(
             np.asarray(reference, np.float32), every if region is None else region, "image"
         )
     _check_match(image, reference)
+    image = np.asarray(image, dtype=np.float32)
     from skimage.exposure import match_histograms
 
     darkest = image.min()
-    source = np.asarray(image[reference.region & (image > darkest)], dtype=np.float32)
+    source = image[reference.region & (image > darkest)]
     if source.size == 0:
         return np.full(image.shape, reference.image.min(), dtype=np.float32)
     matched = match_histograms(source, reference.values)
