@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from landmarking.callbacks import GroupEvaluation, History, RunCheckpoint, TestGroup
+from landmarking.data.augment import build_augmentation
 from landmarking.data.datamodule import LandmarkDataModule
 from landmarking.data.prepared import PreparedCohort
 from landmarking.data.splits import write_split
@@ -84,6 +85,13 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
         batches=config.batches,
         normalisation=config.preprocess.normalisation,
         seed=config.seed,
+        augmentation=build_augmentation(
+            config.augment,
+            seed=config.seed,
+            landmarks=cohort.landmarks,
+            names=names,
+            preprocess=config.preprocess,
+        ),
     )
     cohort.indices(config.cohort.test_groups)
     facts = {**provenance(), "seed": config.seed, "cohort": cohort.name}

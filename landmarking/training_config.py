@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from landmarking.callbacks import CallbacksConfig
 from landmarking.cohort.sources import CohortConfig
+from landmarking.data.augment import AugmentConfig
 from landmarking.data.datamodule import BatchConfig
 from landmarking.errors import ConfigError
 from landmarking.imaging.pipeline import PreprocessSettings
@@ -25,22 +26,6 @@ from landmarking.run_folder import RunFolder
 
 OURS = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "num_sanity_val_steps")
 """Trainer arguments that a run sets itself."""
-
-
-@dataclass
-class AugmentConfig:
-    """Changes to training slices; the paper makes none, and none is the only kind yet."""
-
-    kind: str = "none"
-
-    def __post_init__(self) -> None:
-        """Refuse other kinds.
-
-        Raises:
-            ConfigError: If the kind is not `none`.
-        """
-        if self.kind != "none":
-            raise ConfigError(f"augment.kind is none, found {self.kind!r}")
 
 
 @dataclass

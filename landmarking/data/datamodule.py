@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,6 +15,9 @@ from landmarking.data.prepared import PreparedCohort
 from landmarking.data.splits import Split, split_units
 from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array
+
+if TYPE_CHECKING:
+    from landmarking.data.augment import Augmentation
 
 NORMALISATIONS = ("image", "batch", "none")
 
@@ -130,6 +133,8 @@ class DeviceBatches:
         size: int,
         normalisation: str,
         drop_last: bool = False,
+        augmentation: Augmentation | None = None,
+        subjects: Tensor | None = None,
     ) -> None:
         """Hold the tensors.
 
@@ -139,14 +144,18 @@ class DeviceBatches:
             points_px: Slice pixels, shape (N, L, 2).
             order: Order of the N slices.
             size: Slices in a batch.
-            normalisation: Only `batch` is done here.
+            normalisation: `batch` is done here; the others only after an augmentation.
             drop_last: Leave out a last batch that is not full.
+            augmentation: What changes a batch before it is seen.
+            subjects: Numbers of the N slices within the cohort, which the augmentation goes by.
         """
         self.images = images
         self.points_px = points_px
         self.sampler = order
         self.size = size
-        self.per_batch = normalisation == "batch"
+        self.normalisation = normalisation
+        self.augmentation = augmentation
+        self.subjects = torch.arange(len(images)) if subjects is None else subjects
         self.drop_last = drop_last and order.count >= size
 
     def __len__(self) -> int:
@@ -157,9 +166,15 @@ class DeviceBatches:
         order = self.sampler.order().to(self.images.device, non_blocking=True)
         for chosen in torch.split(order, self.size)[: len(self)]:
             images = self.images.index_select(0, chosen)
-            if self.per_batch:
-                images = normalise_batch(images, "batch")
-            yield Batch(images, self.points_px.index_select(0, chosen))
+            points_px = self.points_px.index_select(0, chosen)
+            if self.augmentation is not None:
+                subjects = self.subjects.to(chosen.device).index_select(0, chosen)
+                images, points_px = self.augmentation(
+                    images, points_px, subjects, self.sampler.epoch
+                )
+            if self.augmentation is not None or self.normalisation == "batch":
+                images = normalise_batch(images, self.normalisation)
+            yield Batch(images, points_px)
 
 
 class LandmarkDataModule(pl.LightningDataModule):
@@ -181,6 +196,7 @@ class LandmarkDataModule(pl.LightningDataModule):
         batches: BatchConfig,
         normalisation: str,
         seed: int,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Split the cohort; nothing is put on a device yet.
 
@@ -191,6 +207,7 @@ class LandmarkDataModule(pl.LightningDataModule):
             batches: How batches are made.
             normalisation: `image`, `batch` or `none`.
             seed: Seed of split and order.
+            augmentation: What changes training batches, never validation ones.
 
         Raises:
             CohortError: If a group is missing, or a landmark is on no training slice.
@@ -204,6 +221,7 @@ class LandmarkDataModule(pl.LightningDataModule):
         self.batches = batches
         self.normalisation = normalisation
         self.seed = seed
+        self.augmentation = augmentation
         members = cohort.indices(train_groups)
         units = [_unit(cohort, i, batches.split_by) for i in members]
         self.split: Split = split_units(
@@ -261,6 +279,8 @@ class LandmarkDataModule(pl.LightningDataModule):
             size=self.batches.size,
             normalisation=self.normalisation,
             drop_last=drop_last,
+            augmentation=self.augmentation if side == "train" else None,
+            subjects=torch.from_numpy(self.train_indices) if side == "train" else None,
         )
 
 

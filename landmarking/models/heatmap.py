@@ -24,9 +24,10 @@ class HeatmapNetwork(nn.Module):
     Attributes:
         stride: Image pixels for one heatmap pixel.
         spread_weight: Weight of the penalty on spread in the training loss.
+        penalised: Tells `LandmarkModule` that `forward` takes `with_penalty`.
     """
 
-    centres: Tensor
+    penalised = True
     columns: Tensor
     rows: Tensor
 
@@ -72,16 +73,18 @@ class HeatmapNetwork(nn.Module):
         self.register_buffer("rows", torch.arange(rows) * float(stride), persistent=False)
         self.register_buffer("columns", torch.arange(columns) * float(stride), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, with_penalty: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Predict slice pixels.
 
         Args:
             images: Normalised slices, shape (B, 1, H, W).
+            with_penalty: Return what the spread adds to the training loss as well, a scalar.
 
         Returns:
-            Slice pixels (x, y), shape (B, L, 2), float32.
+            Slice pixels (x, y), shape (B, L, 2), float32; and the penalty if asked for.
         """
-        return self.with_spread(images)[0]
+        points, spread = self.with_spread(images)
+        return (points, self.penalty(spread)) if with_penalty else points
 
     def with_spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Predict slice pixels and how widely each heatmap spreads.

@@ -109,18 +109,23 @@ class LandmarkModule(pl.LightningModule):
         """Mean training position of each landmark, slice pixels, shape (L, 2)."""
         return np.array(self.hparams["mean_px"], dtype=np.float64)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised slices (B, 1, H, W) to slice pixels (B, L, 2)."""
+    def forward(self, images: Tensor, **options: bool) -> Any:
+        """Normalised slices (B, 1, H, W) to slice pixels (B, L, 2); options go to the network."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        predicted: Tensor = self.network(images)
-        return predicted
+        return self.network(images, **options)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch, in pixels; kept on the device until somebody asks for it."""
-        loss = self.loss(self(batch.images), batch.points_px)
+        if getattr(self.network, "penalised", False):
+            predicted, penalty = self(batch.images, with_penalty=True)
+        else:
+            predicted, penalty = self(batch.images), 0.0
+        loss = self.loss(predicted, batch.points_px)
         self.train_loss.append(self._per_landmark(loss.detach()))
-        return loss
+        # A regulariser of the network's own counts in the gradient, not in the recorded loss.
+        total: Tensor = loss + penalty
+        return total
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Loss of one held-out batch, in pixels."""
