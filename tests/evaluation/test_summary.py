@@ -12,7 +12,7 @@ from landmarking.evaluation.metrics import percent_half_up
 from landmarking.evaluation.paper import ODD_CELL, TABLE_1
 from landmarking.evaluation.runs import load_study
 from landmarking.evaluation.summary import by_landmark, by_seed, summarise, table_1, with_no_skill
-from landmarking.evaluation.tables import paper_table
+from landmarking.evaluation.tables import paper_table, seeds_table
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -134,6 +134,10 @@ def test_seeds_are_pooled_and_their_spread_is_told(make_study):
     assert cell["seed_sd_mm"] == pytest.approx(np.std(means, ddof=1))
     rows = by_seed(frame, resamples=0).query("model == 'ML' and group == 'HS'")
     assert rows["mean_mm"].tolist() == pytest.approx(means)
+    table = seeds_table(by_seed(frame, resamples=0), table_1(frame, resamples=0))
+    block = [row for row in table.rows if row[:2] == ("ML", "HS")]
+    assert [row[2] for row in block] == ["0", "1", "2", "SD of means"]
+    assert float(block[3][4]) == pytest.approx(np.std(means, ddof=1), abs=0.006)
 
 
 def test_one_seed_has_no_seed_table():
