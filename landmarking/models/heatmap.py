@@ -48,7 +48,7 @@ class HeatmapNetwork(nn.Module):
             image_size: Rows and columns (H, W) of a slice.
             mean_px: Mean training position of each landmark; only its length L is used.
             channels: Channels from the finest level to the coarsest; each level halves the last.
-            stride: Image pixels for one heatmap pixel, 1 or 2.
+            stride: Image pixels for one heatmap pixel, 1, 2 or 4.
             dropout: Probability for whole channels of the coarsest level.
             spread_weight: Weight of the penalty on spread, pixels of loss for a pixel of spread.
             spread_target_px: Standard deviation of a heatmap that costs nothing.
@@ -61,14 +61,18 @@ class HeatmapNetwork(nn.Module):
         self.stride = stride
         self.spread_weight = spread_weight
         self.spread_target_px = spread_target_px
-        self.stem = _block(1, channels[0], stride=stride, kernel=5)
+        self.stem = _block(1, channels[0], stride=min(stride, 2), kernel=5)
         self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(channels))
         self.deep = nn.ModuleList(_block(width, width) for width in channels[1:])
         self.rest = nn.Dropout2d(dropout)
+        # A stride of 4 leaves out the last and dearest step up; the level below has seen its
+        # features all the same.
+        finest = 1 if stride == 4 else 0
         self.up = nn.ModuleList(
-            _block(fine + coarse, fine) for fine, coarse in reversed(list(pairwise(channels)))
+            _block(fine + coarse, fine)
+            for fine, coarse in reversed(list(pairwise(channels[finest:])))
         )
-        self.head = nn.Conv2d(channels[0], len(mean_px), kernel_size=3, padding=1)
+        self.head = nn.Conv2d(channels[finest], len(mean_px), kernel_size=3, padding=1)
         rows, columns = ((side - 1) // stride + 1 for side in image_size)
         self.register_buffer("rows", torch.arange(rows) * float(stride), persistent=False)
         self.register_buffer("columns", torch.arange(columns) * float(stride), persistent=False)
@@ -144,8 +148,8 @@ def _check(
         raise ConfigError(
             f"model.channels has at least two levels of at least one, found {list(channels)}"
         )
-    if stride not in (1, 2):
-        raise ConfigError(f"model.stride is 1 or 2, found {stride}")
+    if stride not in (1, 2, 4):
+        raise ConfigError(f"model.stride is 1, 2 or 4, found {stride}")
     if not 0.0 <= dropout < 1.0:
         raise ConfigError(f"model.dropout lies in 0 <= dropout < 1, found {dropout}")
     if spread_weight < 0.0 or spread_target_px <= 0.0:

@@ -13,7 +13,7 @@ def network(landmarks: int = 2, **arguments: object) -> HeatmapNetwork:
     return HeatmapNetwork(image_size=(30, 42), mean_px=[(0.0, 0.0)] * landmarks, **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("size", [(30, 42), (31, 45), (150, 150)])
 def test_any_size_gives_points_and_normalised_heatmaps(size: tuple[int, int], stride: int) -> None:
     net = HeatmapNetwork(
@@ -29,7 +29,7 @@ def test_any_size_gives_points_and_normalised_heatmaps(size: tuple[int, int], st
     torch.testing.assert_close(net(images), points)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 4])
 def test_points_and_spread_are_mean_and_deviation_in_image_pixels(
     stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +92,7 @@ def test_channels_last_gives_the_same_points() -> None:
     ("arguments", "said"),
     [
         ({"channels": (8,)}, "model.channels"),
-        ({"stride": 3}, "model.stride is 1 or 2"),
+        ({"stride": 3}, "model.stride is 1, 2 or 4"),
         ({"dropout": 1.0}, "model.dropout"),
         ({"spread_target_px": 0.0}, "model.spread_target_px"),
     ],
