@@ -93,6 +93,7 @@ def _draw_page(
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0 - share))
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
     axes.axis("off")
+    axes.set_autoscale_on(False)
     for (row, column), index in zip(corners, page, strict=True):
         colour = _GROUPS[groups.index(records[index].group) % len(_GROUPS)]
         _caption(axes, row, column, (height, width), records[index], quality[index], colour)
@@ -153,7 +154,9 @@ def _landmarks(
     colours = colormaps["tab20"](np.linspace(0, 1, 20))
     for number, name in enumerate(names):
         x, y = placed[:, number, 0], placed[:, number, 1]
-        axes.plot(x, y, "o", color=colours[number % 20], markersize=3.5, mew=0, label=name)
+        dots = axes.scatter(x, y, s=12, color=colours[number % 20], linewidths=0, label=name)
+        # Dots that are all alike are drawn at whole pixels, up to one off; two entries prevent it.
+        dots.set_antialiased([True, True])
 
 
 def _legend(figure: Any, title: str, groups: Sequence[str], axes: Axes, share: float) -> None:

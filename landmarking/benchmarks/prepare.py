@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import shutil
@@ -10,11 +9,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
 
 from landmarking.cohort.bids import Cohort, read_cohort
 from landmarking.cohort.phantom import PhantomSettings
 from landmarking.cohort.phantom_cohort import write_phantom_cohort
-from landmarking.config import PROJECT
+from landmarking.config import PROJECT, settings
 from landmarking.data.stages import STAGES
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set
@@ -39,20 +41,35 @@ class Timing:
     seconds: dict[str, float]
 
 
+@dataclass
+class PrepareBenchmark:
+    """What to measure.
+
+    Attributes:
+        scans: Phantom heads.
+        root: A BIDS cohort in place of the phantoms; empty for phantoms.
+    """
+
+    scans: int = 24
+    root: str = ""
+
+
 def run(arguments: list[str]) -> str:
-    """Run the benchmark.
+    """Prepare a cohort with one process and with two, into empty folders.
 
     Args:
-        arguments: `--scans N`, `--root DIR` (a BIDS cohort in place of phantoms).
+        arguments: `key=value` for the fields of `PrepareBenchmark`.
 
     Returns:
         Two tables in Markdown.
+
+    Raises:
+        ConfigError: If a key is unknown or a value has the wrong type.
+        CohortError: If a scan cannot be used.
     """
-    parser = argparse.ArgumentParser(prog="benchmark.py prepare", description=__doc__)
-    parser.add_argument("--scans", type=int, default=24, help="phantom heads (default 24)")
-    parser.add_argument("--root", type=Path, help="a BIDS cohort in place of phantoms")
-    chosen = parser.parse_args(arguments)
-    cohort = _phantoms(chosen.scans) if chosen.root is None else read_cohort(chosen.root)
+    values = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))
+    chosen = settings(PrepareBenchmark, values)
+    cohort = read_cohort(Path(chosen.root)) if chosen.root else _phantoms(chosen.scans)
     with tempfile.TemporaryDirectory(prefix="landmarking-") as folder:
         timings = [
             *measure(cohort, Path(folder, "one"), 1),
@@ -63,11 +80,11 @@ def run(arguments: list[str]) -> str:
 
 def _phantoms(scans: int) -> Cohort:
     test = scans // 4
-    settings = PhantomSettings(
+    preset = PhantomSettings(
         label="benchmark", train=scans - 2 * test, healthy=test, down_syndrome=test
     )
     root = PROJECT / "outputs" / "cohorts" / f"phantom-benchmark-{scans}"
-    write_phantom_cohort(root, settings, available_cores(), progress=False)
+    write_phantom_cohort(root, preset, available_cores(), progress=False)
     return read_cohort(root, name="phantom-benchmark")
 
 

@@ -1,0 +1,31 @@
+import pytest
+
+from landmarking.benchmarks.prepare import Timing, report
+from landmarking.cohort.bids import Cohort, ScanRecord
+
+
+def test_the_report_gives_seconds_a_scan_and_their_ratio(tmp_path):
+    scans = tuple(
+        ScanRecord(f"s{i}", f"p{i}", None, "HS", tmp_path / "x.nii", None) for i in range(4)
+    )
+    timings = [
+        Timing("cold", 1, 8.0, {"read": 0.4, "registration": 6.0}),
+        Timing("warm", 1, 0.4, {}),
+        Timing("finished", 1, 0.04, {}),
+        Timing("cold", 2, 4.0, {"read": 0.6, "registration": 6.4}),
+        Timing("warm", 2, 0.4, {}),
+        Timing("finished", 2, 0.04, {}),
+    ]
+    text = report(Cohort("demo", tmp_path, scans), timings)
+    assert text.startswith("4 scans of demo; ")
+    assert "| cold | 2.0000 | 1.0000 | 2.00 |" in text
+    assert "| registration | 1.5000 | 1.6000 |" in text
+    assert "| plane | 0.0000 | 0.0000 |" in text
+
+
+def test_an_unknown_argument_is_refused(capsys):
+    from landmarking.benchmarks.prepare import run
+    from landmarking.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="there is no such setting; did you mean scans"):
+        run(["scan=3"])

@@ -1,0 +1,42 @@
+import operator
+import os
+
+import pytest
+
+from landmarking.errors import LandmarkingError
+from landmarking.processes import available_cores, map_processes, one_thread
+
+
+def test_one_worker_works_in_this_process_and_lazily():
+    results = map_processes(lambda number: (number, os.getpid()), [1, 2, 3], 1)
+    assert next(results) == (1, os.getpid())
+    assert list(results) == [(2, os.getpid()), (3, os.getpid())]
+
+
+def test_workers_give_every_result_once():
+    results = map_processes(operator.neg, range(20), 2)
+    assert sorted(results) == sorted(-number for number in range(20))
+
+
+def test_an_error_of_the_function_is_raised_here():
+    with pytest.raises(TypeError, match="bad operand"):
+        list(map_processes(operator.neg, [1, "2"], 2))
+
+
+def test_a_worker_that_dies_is_said_in_words():
+    with pytest.raises(LandmarkingError, match="start again with fewer workers"):
+        list(map_processes(os._exit, [1, 1], 2))
+
+
+def test_one_thread_limits_linear_algebra_and_gives_it_back():
+    import numpy  # noqa: F401 - loads the library that is looked at
+    import threadpoolctl
+
+    before = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+    with one_thread():
+        assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info()} <= {1}
+    assert [pool["num_threads"] for pool in threadpoolctl.threadpool_info()] == before
+
+
+def test_available_cores_are_at_least_one():
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
