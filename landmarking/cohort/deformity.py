@@ -16,11 +16,11 @@ from landmarking.geometry import Array
 
 @dataclass(frozen=True)
 class LocalScaling:
-    """Scaling about a centre that fades with distance from it.
+    """Scaling about a centre within a region with a soft border.
 
     Attributes:
         centre_mm: Centre in the template's world.
-        reach_mm: Gaussian SDs by axis beyond which nothing changes; infinite for the whole head.
+        reach_mm: Semi-axes of the region; infinite for the whole head.
         factor: Size in the subject over size in the template, by axis.
     """
 
@@ -42,7 +42,9 @@ def scaled(points_mm: Array, changes: Sequence[LocalScaling]) -> Array:
     points = np.asarray(points_mm, dtype=np.float64)
     for change in reversed(changes):
         offset = points - change.centre_mm
-        weight = np.exp(-0.5 * np.sum((offset / change.reach_mm) ** 2, axis=-1, keepdims=True))
+        radius = np.sum((offset / change.reach_mm) ** 2, axis=-1, keepdims=True)
+        # Flat inside and steep at the border, so that the whole structure has the size named.
+        weight = np.exp(-0.5 * radius**2)
         points = points + (1.0 / np.array(change.factor) - 1.0) * weight * offset
     return points
 

@@ -195,7 +195,9 @@ def _shares(
     fluid = np.maximum.reduce(
         [(1.0 - own) * average + own * _ramp(soft, 0.5, 0.5), sulcus, own * _cleft(points, rng)]
     )
-    core = white + own * 0.4 * (np.minimum(from_sulcus, 2.0) - 0.9) + 0.08 * own * ribbon
+    # Deep white matter has no ribbon; only its rim is reshaped.
+    rim = 0.4 * (np.minimum(from_sulcus, 2.0) - 0.9) + 0.08 * ribbon
+    core = white + own * rim * np.clip(1.3 - white, 0.0, 1.0)
     solid = (1.0 - own) * white / np.maximum(grey + white, 1e-3) + own * _ramp(core, 0.5, 0.35)
     solid = np.clip(solid, 0.0, 1.0)
     return np.stack([(1.0 - fluid) * (1.0 - solid), (1.0 - fluid) * solid, fluid])

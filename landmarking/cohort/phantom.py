@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.cohort.anatomy import Atlas, load_atlas
+from landmarking.cohort.anatomy import load_atlas
 from landmarking.cohort.deformity import (
+    Age,
     AgeingSettings,
     DownSyndromeSettings,
     LocalScaling,
@@ -25,9 +26,22 @@ from landmarking.cohort.deformity import (
     scaled,
 )
 from landmarking.cohort.painting import PaintSettings, paint
-from landmarking.cohort.scanner import ScannerSettings, acquire, reoriented, scanner_frame
+from landmarking.cohort.scanner import (
+    ScannerFrame,
+    ScannerSettings,
+    acquire,
+    reoriented,
+    scanner_frame,
+)
 from landmarking.cohort.shape_model import load_shape_model
-from landmarking.cohort.warps import VoxelMap, fit_voxel_map, knots, landmark_flow, random_field
+from landmarking.cohort.warps import (
+    RandomField,
+    VoxelMap,
+    fit_voxel_map,
+    knots,
+    landmark_flow,
+    random_field,
+)
 from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array, Plane, apply_affine
 from landmarking.landmarks import landmark_set
@@ -166,77 +180,105 @@ def make_head(settings: PhantomSettings, subject: Subject) -> Head:
     Raises:
         CohortError: If no invertible warp is found, which the settings' sizes can bring about.
     """
-    body = generator(settings.seed, subject.group, subject.index, 0)
     visit = generator(settings.seed, subject.group, subject.index, 1 + subject.scan)
-    atlas = load_atlas()
-    age = ageing(settings.ageing, body, subject.group, subject.scan)
-    changes = list(age.changes)
-    if subject.group == "DS":
-        changes += down_syndrome(settings.syndrome, body)
     frame = scanner_frame(settings.scanner, visit)
-    warp, jacobian, scale = _voxel_map(
-        settings, body, changes, frame.affine, frame.shape, frame.pose
-    )
-    template_mm = landmark_set("afids32").template_mm
-    landmarks = apply_affine(frame.affine, warp.inverse(template_mm))
-    plane, bend_mm = _true_plane(atlas, warp, frame.affine)
-    tissue_seed = generator(settings.seed, subject.group, subject.index, 1000)
-    image, tissues = paint(settings.paint, atlas, warp, age, tissue_seed, visit)
+    body = anatomy(settings, subject, frame)
+    plane, bend_mm = _true_plane(body.warp, frame.affine)
+    texture_seed = generator(settings.seed, subject.group, subject.index, 1000)
+    image, tissues = paint(settings.paint, load_atlas(), body.warp, body.age, texture_seed, visit)
     data = acquire(settings.scanner, image, frame, visit)
     data, tissues, affine = reoriented(data, tissues, frame)
     record = {
-        "age": age.years,
-        "atrophy": age.atrophy,
-        "jacobian_min": jacobian,
-        "warp_scale": scale,
-        "landmark_miss_mm": float(np.abs(warp.at(warp.inverse(template_mm)) - template_mm).max()),
+        "age": body.age.years,
+        "atrophy": body.age.atrophy,
+        "jacobian_min": body.jacobian_min,
+        "warp_scale": body.warp_scale,
         "plane_normal": plane.normal.tolist(),
         "plane_offset_mm": plane.offset_mm,
         "plane_bend_mm": bend_mm,
         "voxel_mm": frame.voxel_mm.tolist(),
         "orientation": frame.codes,
     }
+    landmarks = apply_affine(frame.affine, body.voxels)
     return Head(data, tissues, affine, landmarks, plane, record)
 
 
-def _voxel_map(
-    settings: PhantomSettings,
-    rng: np.random.Generator,
-    changes: list[LocalScaling],
-    affine: Array,
-    shape: tuple[int, int, int],
-    pose: Array,
-) -> tuple[VoxelMap, float, float]:
-    """Map from voxels to the template, its smallest Jacobian, and how far it was tamed."""
-    template_mm = landmark_set("afids32").template_mm
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """One person's shape, on the voxel grid of one scan.
+
+    Attributes:
+        warp: Voxels to the template.
+        voxels: Landmarks of `afids32`, in voxel indices, shape (32, 3).
+        jacobian_min: Smallest volume ratio of the warp; above zero.
+        warp_scale: Share of the variation drawn that was kept for the warp to be invertible.
+        age: Age and atrophy.
+    """
+
+    warp: VoxelMap
+    voxels: Array
+    jacobian_min: float
+    warp_scale: float
+    age: Age
+
+
+def anatomy(settings: PhantomSettings, subject: Subject, frame: ScannerFrame) -> Anatomy:
+    """Draw a person's shape; scans of one person share it but for the years between them.
+
+    Raises:
+        CohortError: If no invertible warp is found.
+    """
+    rng = generator(settings.seed, subject.group, subject.index, 0)
+    age = ageing(settings.ageing, rng, subject.group, subject.scan)
+    changes = list(age.changes)
+    if subject.group == "DS":
+        changes += down_syndrome(settings.syndrome, rng)
     person_mm = load_shape_model().sample(rng)
-    warp = settings.warp
-    stretch = np.exp(warp.size_sd * rng.standard_normal(3))
-    field = random_field(
-        rng,
-        np.array([-130.0, -170.0, -190.0]),
-        np.array([130.0, 150.0, 130.0]),
-        ((8.0, warp.fine_mm), (18.0, warp.middle_mm), (45.0, warp.coarse_mm)),
-    )
-    step = settings.warp.knot_mm / np.linalg.norm(affine[:3, :3], axis=0)
-    to_head = np.linalg.inv(pose) @ affine
-    lattice = knots(shape, step)
-    head_mm = apply_affine(to_head, lattice.reshape(-1, 3))
+    stretch = np.exp(settings.warp.size_sd * rng.standard_normal(3))
+    low, high = np.array([-130.0, -170.0, -190.0]), np.array([130.0, 150.0, 130.0])
+    sizes = settings.warp
+    scales = ((8.0, sizes.fine_mm), (18.0, sizes.middle_mm), (45.0, sizes.coarse_mm))
+    drawn = _Drawn(person_mm, stretch, random_field(rng, low, high, scales), tuple(changes))
     for scale in (1.0, 0.75, 0.5, 0.25):
-        calm = field.scaled(scale)
-        start = template_mm + scale * (person_mm - template_mm)
-        linear = _linear_part(start, template_mm, stretch)
-        points = apply_affine(linear, scaled(head_mm, changes))
-        points = landmark_flow(points, apply_affine(linear, start), calm.undone(template_mm))
-        targets = calm.displaced(points).reshape(lattice.shape)
-        voxel_map = fit_voxel_map(linear @ to_head, targets, step, shape)
-        smallest = float(voxel_map.jacobian(every=3).min())
+        warp = _voxel_map(drawn, frame, settings.warp.knot_mm, scale)
+        smallest = float(warp.jacobian(every=3).min())
         if smallest > 0.05:
-            return voxel_map, smallest, scale
+            voxels = warp.inverse(landmark_set("afids32").template_mm)
+            return Anatomy(warp, voxels, smallest, scale, age)
     raise CohortError(
         f"phantom: no invertible warp found (Jacobian {smallest:.2f} at a quarter of the sizes "
         "set); lower the sizes under warp"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What was drawn for a person: landmarks, stretch of the head, free variation, changes."""
+
+    landmarks_mm: Array
+    stretch: Array
+    field: RandomField
+    changes: tuple[LocalScaling, ...]
+
+
+def _voxel_map(drawn: _Drawn, frame: ScannerFrame, knot_mm: float, scale: float) -> VoxelMap:
+    """Voxels to the template, with a share of the variation drawn.
+
+    Looking back from the scan: pose, changes by age and syndrome, size, the way from the person's
+    landmarks, and the free variation, for which the landmarks' goals make up in advance.
+    """
+    template_mm = landmark_set("afids32").template_mm
+    step = knot_mm / frame.voxel_mm
+    to_head = np.linalg.inv(frame.pose) @ frame.affine
+    lattice = knots(frame.shape, step)
+    head_mm = apply_affine(to_head, lattice.reshape(-1, 3))
+    field = drawn.field.scaled(scale)
+    start = template_mm + scale * (drawn.landmarks_mm - template_mm)
+    linear = _linear_part(start, template_mm, drawn.stretch)
+    points = apply_affine(linear, scaled(head_mm, drawn.changes))
+    points = landmark_flow(points, apply_affine(linear, start), field.undone(template_mm))
+    targets = field.displaced(points).reshape(lattice.shape)
+    return fit_voxel_map(linear @ to_head, targets, step, frame.shape)
 
 
 def _linear_part(person_mm: Array, template_mm: Array, stretch: Array) -> Array:
@@ -251,9 +293,9 @@ def _linear_part(person_mm: Array, template_mm: Array, stretch: Array) -> Array:
     return matrix
 
 
-def _true_plane(atlas: Atlas, warp: VoxelMap, affine: Array) -> tuple[Plane, float]:
+def _true_plane(warp: VoxelMap, affine: Array) -> tuple[Plane, float]:
     """Least-squares plane of the bent mid-surface, and the RMS distance of that from it."""
-    surface = apply_affine(affine, warp.inverse(atlas.mid_surface_mm))
+    surface = apply_affine(affine, warp.inverse(load_atlas().mid_surface_mm))
     centre = surface.mean(0)
     _, singular, rows = np.linalg.svd(surface - centre, full_matrices=False)
     return Plane.from_normal(rows[2], centre), float(singular[2] / np.sqrt(len(surface)))

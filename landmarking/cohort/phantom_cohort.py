@@ -70,7 +70,8 @@ def write_phantom_cohort(
 ) -> None:
     """Make a phantom cohort, or what is missing of it.
 
-    A head whose record bears the settings' digest is complete and stays; any other is made anew.
+    A head whose record bears the settings' digest is complete and stays; any other is made anew,
+    and heads that are no longer asked for are removed.
 
     Args:
         root: Folder of the BIDS tree.
@@ -86,6 +87,7 @@ def write_phantom_cohort(
     digest = settings.digest()
     missing = [scan for scan in plan if not _complete(root, scan, digest)]
     write_description(root, "Phantom heads", simulated=True)
+    _remove_strangers(root, plan)
     if missing:
         (root / "participants.tsv").unlink(missing_ok=True)
         _LOGGER.info("making %d of %d phantom heads in %s", len(missing), len(plan), root)
@@ -119,6 +121,16 @@ def _complete(root: Path, scan: PlannedScan, digest: str) -> bool:
     if not path.exists():
         return False
     return bool(json.loads(path.read_text(encoding="utf-8")).get("digest") == digest)
+
+
+def _remove_strangers(root: Path, plan: Sequence[PlannedScan]) -> None:
+    planned = {record_path(root, scan).name for scan in plan}
+    for record in (root / "derivatives" / "phantom").rglob("*_phantom.json"):
+        if record.name not in planned:
+            stem = record.name.removesuffix("_phantom.json")
+            for path in (*root.rglob(f"{stem}_T1w.nii.gz"), *root.rglob(f"{stem}_l*")):
+                path.unlink()
+            record.unlink()
 
 
 def _make_all(

@@ -28,6 +28,9 @@ class ScannerSettings:
         bias: SD of the log bias field.
         noise: Smallest and largest noise SD, as a share of white matter.
         blur_mm: Largest SD of the blur.
+        ghosts: Largest amplitude of a motion ghost; half of the scans have one.
+        ringing: Largest strength of truncation ringing, 0 to 1; half of the scans have it.
+        gamma: SD of the log exponent of the intensities.
     """
 
     voxel_mm: list[float] = field(default_factory=lambda: [0.8, 1.3])
@@ -40,6 +43,9 @@ class ScannerSettings:
     bias: float = 0.15
     noise: list[float] = field(default_factory=lambda: [0.01, 0.05])
     blur_mm: float = 0.7
+    ghosts: float = 0.03
+    ringing: float = 0.5
+    gamma: float = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +96,49 @@ def _all_codes() -> list[str]:
 def acquire(
     settings: ScannerSettings, image: Float32, frame: ScannerFrame, rng: np.random.Generator
 ) -> NDArray[np.int16]:
-    """Bias field, blur and Rician noise; intensities end as int16 with white matter near 600."""
-    bias = settings.bias * smooth_field(rng, frame.shape, frame.voxel_mm, 60.0)
-    blurred = ndimage.gaussian_filter(image, rng.uniform(0.3, settings.blur_mm) / frame.voxel_mm)
-    signal = blurred * np.exp(bias, dtype=np.float32)
+    """What the scanner makes of ideal intensities.
+
+    Args:
+        settings: Sizes of the artefacts.
+        image: Intensities, white matter near 1, shape (I, J, K).
+        frame: Grid of the scan.
+        rng: Source of chance of the scan.
+
+    Returns:
+        int16 magnitudes, white matter at 300 to 900.
+    """
+    blur = rng.uniform(0.3, settings.blur_mm) / frame.voxel_mm
+    signal = ndimage.gaussian_filter(image, blur, truncate=3.0)
+    np.clip(signal, 0.0, None, out=signal)
+    signal **= np.float32(np.exp(settings.gamma * rng.standard_normal()))
+    signal *= np.exp(settings.bias * smooth_field(rng, frame.shape, frame.voxel_mm, 60.0))
+    axis, side = int(rng.integers(3)), int(rng.integers(2))
+    if rng.random() < 0.5:
+        signal = _ringing(signal, axis, rng.uniform(0.0, settings.ringing))
+    if rng.random() < 0.5:
+        # Breathing and swallowing repeat the head along the phase axis.
+        shift = int(image.shape[axis] * rng.uniform(0.15, 0.5)) * (1 - 2 * side)
+        signal += rng.uniform(0.0, settings.ghosts) * np.roll(signal, shift, axis)
     least, most = settings.noise
-    sd = rng.uniform(least, most)
-    real = signal + sd * rng.standard_normal(image.shape, dtype=np.float32)
-    imaginary = sd * rng.standard_normal(image.shape, dtype=np.float32)
-    scale = rng.uniform(300.0, 900.0)
-    magnitude = np.rint(scale * np.hypot(real, imaginary)).clip(0, 32000)
-    return np.asarray(magnitude, dtype=np.int16)
+    sd = np.float32(rng.uniform(least, most))
+    real = rng.standard_normal(image.shape, dtype=np.float32)
+    real *= sd
+    real += signal
+    imaginary = rng.standard_normal(image.shape, dtype=np.float32)
+    imaginary *= sd
+    magnitude = np.hypot(real, imaginary, out=real)
+    magnitude *= rng.uniform(300.0, 900.0)
+    return np.asarray(np.rint(magnitude).clip(0, 32000), dtype=np.int16)
+
+
+def _ringing(signal: Float32, axis: int, strength: float) -> Float32:
+    """Side lobes beside edges along one axis, as a k-space cut short leaves them."""
+    offsets = np.arange(-6, 7)
+    # A sinc of 1.5 voxels under a window, mixed with the identity.
+    kernel = np.sinc(offsets / 1.5) * np.hanning(15)[1:-1]
+    kernel *= strength / kernel.sum()
+    kernel[6] += 1.0 - strength
+    return np.asarray(ndimage.correlate1d(signal, kernel, axis, mode="nearest"), dtype=np.float32)
 
 
 def reoriented(

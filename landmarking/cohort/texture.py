@@ -44,7 +44,7 @@ def texture(rng: np.random.Generator, wavelength_mm: float, width: float = 0.35)
     band = np.exp(-0.5 * ((np.sqrt(squared) - middle) / (width * middle)) ** 2)
     band[0, 0, 0] = 0.0
     waves = np.fft.rfftn(rng.standard_normal((_SIZE,) * 3, dtype=np.float32)) * band
-    field = np.fft.irfftn(waves, (_SIZE,) * 3)
+    field = np.fft.irfftn(waves, (_SIZE,) * 3, axes=(0, 1, 2))
     field = np.pad(field / field.std(), (0, 1), mode="wrap")
     return Texture(
         Volume(np.asarray(field, dtype=np.float32), np.zeros(3), spacing), _SIZE * spacing
