@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -32,12 +33,15 @@ class Timing:
         name: `cold` (nothing cached), `warm` (stages cached) or `finished` (cohort there).
         processes: Processes asked for.
         wall_seconds: Time from call to result.
+        cpu_seconds: Processor time of all processes; unlike the time on the clock it tells what
+            sharing costs when other work runs beside.
         seconds: Time by stage, summed over processes.
     """
 
     name: str
     processes: int
     wall_seconds: float
+    cpu_seconds: float
     seconds: dict[str, float]
 
 
@@ -100,14 +104,21 @@ def measure(cohort: Cohort, outputs: Path, processes: int) -> list[Timing]:
         scan.image.read_bytes()
 
     def once(name: str) -> Timing:
+        before = _cpu_seconds()
         done: Preparation = prepare(
             cohort, landmark_set("msp8"), PreprocessSettings(), outputs, workers=processes
         )
-        return Timing(name, processes, done.wall_seconds, dict(done.seconds))
+        used = _cpu_seconds() - before
+        return Timing(name, processes, done.wall_seconds, used, dict(done.seconds))
 
     cold = once("cold")
     shutil.rmtree(outputs / "prepared")
     return [cold, once("warm"), once("finished")]
+
+
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def report(cohort: Cohort, timings: Sequence[Timing]) -> str:
@@ -118,7 +129,7 @@ def report(cohort: Cohort, timings: Sequence[Timing]) -> str:
         timings: From `measure`, with one and with two processes.
     """
     scans = len(cohort.scans)
-    wall = {(timing.name, timing.processes): timing.wall_seconds for timing in timings}
+    by_case = {(timing.name, timing.processes): timing for timing in timings}
     machine = f"{platform.machine()}, {available_cores()} cores"
     lines = [
         f"{scans} scans of {cohort.name}; {machine}, load {os.getloadavg()[0]:.1f} at the end",
@@ -127,11 +138,15 @@ def report(cohort: Cohort, timings: Sequence[Timing]) -> str:
         "|---|---|---|---|",
     ]
     for name in ("cold", "warm", "finished"):
-        one, two = wall[name, 1] / scans, wall[name, 2] / scans
-        lines.append(f"| {name} | {one:.4f} | {two:.4f} | {one / two:.2f} |")
+        one, two = by_case[name, 1], by_case[name, 2]
+        for what, a, b in (
+            ("clock", one.wall_seconds, two.wall_seconds),
+            ("processor", one.cpu_seconds, two.cpu_seconds),
+        ):
+            lines.append(f"| {name}, {what} | {a / scans:.4f} | {b / scans:.4f} | {a / b:.2f} |")
     lines += ["", "| stage, cold | one process | two processes |", "|---|---|---|"]
     cold = {timing.processes: timing.seconds for timing in timings if timing.name == "cold"}
     for stage in STAGES:
-        one, two = (cold[processes].get(stage, 0.0) / scans for processes in (1, 2))
-        lines.append(f"| {stage} | {one:.4f} | {two:.4f} |")
+        a, b = (cold[processes].get(stage, 0.0) / scans for processes in (1, 2))
+        lines.append(f"| {stage} | {a:.4f} | {b:.4f} |")
     return "\n".join(lines)

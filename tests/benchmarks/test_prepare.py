@@ -9,16 +9,17 @@ def test_the_report_gives_seconds_a_scan_and_their_ratio(tmp_path):
         ScanRecord(f"s{i}", f"p{i}", None, "HS", tmp_path / "x.nii", None) for i in range(4)
     )
     timings = [
-        Timing("cold", 1, 8.0, {"read": 0.4, "registration": 6.0}),
-        Timing("warm", 1, 0.4, {}),
-        Timing("finished", 1, 0.04, {}),
-        Timing("cold", 2, 4.0, {"read": 0.6, "registration": 6.4}),
-        Timing("warm", 2, 0.4, {}),
-        Timing("finished", 2, 0.04, {}),
+        Timing("cold", 1, 8.0, 7.0, {"read": 0.4, "registration": 6.0}),
+        Timing("warm", 1, 0.4, 0.4, {}),
+        Timing("finished", 1, 0.04, 0.04, {}),
+        Timing("cold", 2, 4.0, 7.7, {"read": 0.6, "registration": 6.4}),
+        Timing("warm", 2, 0.4, 0.4, {}),
+        Timing("finished", 2, 0.04, 0.04, {}),
     ]
     text = report(Cohort("demo", tmp_path, scans), timings)
     assert text.startswith("4 scans of demo; ")
-    assert "| cold | 2.0000 | 1.0000 | 2.00 |" in text
+    assert "| cold, clock | 2.0000 | 1.0000 | 2.00 |" in text
+    assert "| cold, processor | 1.7500 | 1.9250 | 0.91 |" in text
     assert "| registration | 1.5000 | 1.6000 |" in text
     assert "| plane | 0.0000 | 0.0000 |" in text
 
