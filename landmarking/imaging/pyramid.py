@@ -171,11 +171,11 @@ class Level:
         """Common space of the cube's first voxel, shape (3,)."""
         return self._box[0]
 
-    def rotated(self, rotation: Array) -> tuple[Array, Array]:
-        """Template values and mask after a rotation about the centre, both of `box_shape`."""
+    def moved(self, motion: Array) -> tuple[Array, Array]:
+        """Template values and mask after a motion about the centre, both of `box_shape`."""
         origin, shape = self._box
         grid = np.indices(shape).reshape(3, -1).T * self.spacing_mm + origin
-        voxels = apply_affine(np.linalg.inv(rotation @ self.affine), grid).T
+        voxels = apply_affine(np.linalg.inv(motion @ self.affine), grid).T
         values = ndimage.map_coordinates(self.volume, voxels, order=1, mode="constant")
         mask = ndimage.map_coordinates(self.mask, voxels, order=0, mode="constant")
         return values.reshape(shape).astype(float), mask.reshape(shape).astype(float)

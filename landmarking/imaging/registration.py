@@ -35,14 +35,19 @@ _LOGGER = logging.getLogger(__name__)
 Spectrum = NDArray[np.complexfloating[Any]]
 
 
-QUALITY_THRESHOLD = 0.5
+QUALITY_THRESHOLD = 0.6
 """Below this a registration is tried again from more starts, and marked if it stays there."""
 
 CENTRE_MM = np.array([0.0, -11.3, -3.5])
 """Middle between AC and PC in common space; where the rigid part of an affine fit is exact."""
 
-_FEW = tuple(itertools.product((-20.0, 0.0, 20.0), (0.0,), (0.0,)))
-_MANY = tuple(itertools.product((-24.0, -8.0, 8.0, 24.0), (-15.0, 0.0, 15.0), (-15.0, 0.0, 15.0)))
+Start = tuple[float, float, float, float]
+"""Pitch, roll and yaw in degrees, and the size of the brain against the template's."""
+
+_FEW: tuple[Start, ...] = tuple(itertools.product((-20.0, 0.0, 20.0), (0.0,), (0.0,), (0.85, 1.0)))
+_MANY: tuple[Start, ...] = tuple(
+    itertools.product((-24.0, -8.0, 8.0, 24.0), (-15.0, 0.0, 15.0), (-15.0, 0.0, 15.0), (0.9,))
+)
 _GRID_MM = 8.0
 _KEEP = 3
 _MIN_OVERLAP = 0.4
@@ -128,16 +133,20 @@ def nearest_rigid(common_to_world: Array, centre_mm: Array = CENTRE_MM) -> Array
     return matrix
 
 
-def _search(volume: Volume, rotations: tuple[tuple[float, float, float], ...]) -> _Fit:
-    starts = _starts(volume, rotations)[:_KEEP]
-    coarse = [_refine(volume, template_level(8.0), start, 6, 12) for start in starts]
-    best = max(coarse, key=lambda fit: fit.quality)
-    rigid = _refine(volume, template_level(4.0), best.common_to_world, 6, 10)
-    return _refine(volume, template_level(4.0), rigid.common_to_world, 12, 10)
+def _search(volume: Volume, starts: Sequence[Start]) -> _Fit:
+    coarse, fine = template_level(_GRID_MM), template_level(_GRID_MM / 2)
+    fits = []
+    for start in _best_starts(volume, starts)[:_KEEP]:
+        rigid = _refine(volume, coarse, start, 6, 6)
+        # Brains are smaller than the template by a tenth on average; without the twelve degrees
+        # of freedom, size would be traded for pose.
+        fits.append(_refine(volume, coarse, rigid.common_to_world, 12, 12))
+    best = max(fits, key=lambda fit: fit.quality)
+    return _refine(volume, fine, best.common_to_world, 12, 12)
 
 
-def _starts(volume: Volume, rotations: tuple[tuple[float, float, float], ...]) -> list[Array]:
-    """Common-to-world matrices at the best shift for each rotation, best first."""
+def _best_starts(volume: Volume, starts: Sequence[Start]) -> list[Array]:
+    """Common-to-world matrices at the best shift for each start, best first."""
     head, inside, origin = volume.on_world_grid(_GRID_MM)
     level = template_level(_GRID_MM)
     # Room for the template to stick out of the field of view on every side.
@@ -145,10 +154,10 @@ def _starts(volume: Volume, rotations: tuple[tuple[float, float, float], ...]) -
     shape = [fft.next_fast_len(n + b, real=True) for n, b in zip(head.shape, box, strict=True)]
     spectra = [fft.rfftn(part, shape) for part in (head * inside, head**2 * inside, inside)]
     found = []
-    for pitch, roll, yaw in rotations:
-        rotation = rigid_matrix(pitch, roll, yaw, centre_mm=level.centre_mm)
-        score, shift = _best_shift(spectra, shape, *level.rotated(rotation))
-        matrix = rotation.copy()
+    for pitch, roll, yaw, size in starts:
+        turn = rigid_matrix(pitch, roll, yaw, centre_mm=level.centre_mm)
+        matrix = turn @ _about(level.centre_mm, size * np.eye(3))
+        score, shift = _best_shift(spectra, shape, *level.moved(matrix))
         matrix[:3, 3] += origin + shift * _GRID_MM - level.box_origin_mm
         found.append((score, matrix))
     found.sort(key=lambda pair: -pair[0])
@@ -209,11 +218,17 @@ def _refine(volume: Volume, level: Level, start: Array, freedom: int, steps: int
 
 def _motion(step: Array, centre_mm: Array) -> Array:
     """Matrix of a small motion: shift (3), rotation vector (3) and, for twelve, stretches (6)."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(step[3:6]).as_matrix()
+    linear = Rotation.from_rotvec(step[3:6]).as_matrix()
     if len(step) == 12:
         xx, yy, zz, yz, xz, xy = step[6:]
-        stretch = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        matrix[:3, :3] = matrix[:3, :3] @ (np.eye(3) + stretch)
-    matrix[:3, 3] = step[:3] + centre_mm - matrix[:3, :3] @ centre_mm
+        linear = linear @ (np.eye(3) + np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
+    matrix = _about(centre_mm, linear)
+    matrix[:3, 3] += step[:3]
+    return matrix
+
+
+def _about(centre_mm: Array, linear: Array) -> Array:
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = centre_mm - linear @ centre_mm
     return matrix
