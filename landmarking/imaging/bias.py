@@ -42,14 +42,20 @@ def flattened(fine: Level, coarse: Level, width_mm: float) -> Level:
     """
     mask = head_mask(coarse).astype(np.float32)
     sigma = width_mm / np.linalg.norm(coarse.affine[:3, :3], axis=0)
-    total, count = (
-        ndimage.gaussian_filter(part, sigma, mode="constant", truncate=3.0)
-        for part in (coarse.volume * mask, mask)
-    )
+    count = _smooth(mask, sigma) + 0.02
     mean = float(coarse.volume[mask > 0].mean())
-    # Far from the head there is nothing to average: the mean of the head takes over.
-    field = np.maximum((total + 0.02 * mean) / (count + 0.02), 1e-3 * mean)
+    field = np.full_like(mask, mean)
+    # Where the head ends the mean is one-sided and falls short of the slope; what is left after
+    # one division is found by the next.
+    for _ in range(3):
+        # Far from the head there is nothing to average, and the field stays as it is.
+        field *= (_smooth(coarse.volume / field * mask, sigma) + 0.02) / count
     return Level((fine.volume / _upsampled(field, coarse, fine)).astype(np.float32), fine.affine)
+
+
+def _smooth(volume: Array, sigma: Array) -> Array:
+    smooth = ndimage.gaussian_filter(volume, sigma, mode="constant", truncate=3.0)
+    return np.maximum(np.asarray(smooth, dtype=np.float32), 0.0)
 
 
 def _upsampled(field: Array, coarse: Level, fine: Level) -> Array:

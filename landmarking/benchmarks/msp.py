@@ -1,0 +1,235 @@
+"""Accuracy and time of the mid-sagittal plane: the published search beside the fast one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from landmarking.benchmarks.posed_heads import posed_heads
+from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
+from landmarking.config import PROJECT, settings
+from landmarking.geometry import Array, Plane
+from landmarking.imaging.levels import Level
+from landmarking.imaging.midsagittal import (
+    MidsagittalPlane,
+    MidsagittalSettings,
+    find_midsagittal_plane,
+)
+from landmarking.imaging.scan import load_scan
+from landmarking.landmarks import read_landmarks
+from landmarking.storage import write_text
+
+REAL_HEADS = {
+    "Colin27": ("colin27_T1w.nii.gz", "colin27_afids.fcsv"),
+    "ICBM152": ("mni152_2009cAsym_res-02_T1w.nii.gz", "mni152_2009cAsym_afids.fcsv"),
+}
+MIDLINE_AFIDS = ("1", "2", "3", "4", "5", "10", "11", "14", "19", "20")
+"""AFIDs that lie on the midline."""
+
+LESION_CENTRES_MM = ((38, 10, 10), (-38, 10, 10), (30, -40, 10), (-30, -40, 10), (25, 0, 35))
+"""Centres of the blanked balls, from the brain's centre, in world RAS."""
+
+
+@dataclass
+class MspBenchmark:
+    """What to measure.
+
+    Attributes:
+        heads: Folder with the real heads; relative to the project. Skipped where it is absent.
+        poses: Poses of each real head, and of all phantoms together, for the fast search.
+        plain_poses: Likewise for the plain search, which takes about a minute each.
+        phantoms: Number of phantom heads, healthy and Down syndrome in turn.
+        seed: Decides poses and phantoms.
+        outputs: Folder for msp.md and msp.csv; relative to the project.
+    """
+
+    heads: str = "../shared/real"
+    poses: int = 30
+    plain_poses: int = 2
+    phantoms: int = 6
+    seed: int = 0
+    outputs: str = "outputs/benchmarks/msp"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject3D:
+    """A head to measure on.
+
+    Attributes:
+        name: Row in the tables.
+        volume: Intensities, shape (I, J, K).
+        affine: Voxel index to world RAS mm.
+        midline_mm: Manual points of the midline, shape (N, 3), or None.
+        plane: True plane, or None.
+        reading_s: CPU seconds to read the file, or None.
+    """
+
+    name: str
+    volume: Array
+    affine: Array
+    midline_mm: Array | None = None
+    plane: Plane | None = None
+    reading_s: float | None = None
+
+
+def run(arguments: list[str]) -> str:
+    """Measure, and write msp.md and msp.csv.
+
+    Args:
+        arguments: `key=value` for the fields of `MspBenchmark`.
+
+    Returns:
+        Tables in Markdown, with the paths of the files.
+
+    Raises:
+        ConfigError: If a key is unknown or a value has the wrong type.
+    """
+    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
+    assert isinstance(values, dict)
+    chosen = settings(MspBenchmark, {str(key): value for key, value in values.items()}, "msp")
+    groups = [*_real_heads(PROJECT / chosen.heads), ("phantoms", _phantoms(chosen))]
+    poses, truths = [], []
+    for name, heads in groups:
+        for search, count in (("plain", chosen.plain_poses), ("fast", chosen.poses)):
+            poses.append(pose_row(name, heads, search, count, chosen.seed))
+        truths.append(truth_row(name, heads))
+    folder = PROJECT / chosen.outputs
+    lines = ["Against the un-posed estimate:", "", *_markdown(poses)]
+    lines += ["", "Against the truth, and with a lesion blanked (fast search):", ""]
+    lines += _markdown(truths)
+    if len(groups) == 1:
+        lines += ["", f"Real heads: skipped, there is no folder {chosen.heads}."]
+    write_text(folder / "msp.md", "\n".join(lines) + "\n")
+    write_text(folder / "msp.csv", "\n".join(_csv(poses)) + "\n")
+    return "\n".join([*lines, "", f"Written: {folder / 'msp.md'}, {folder / 'msp.csv'}"])
+
+
+def _real_heads(folder: Path) -> list[tuple[str, list[Subject3D]]]:
+    if not folder.is_dir():
+        return []
+    found = []
+    for name, (image, points) in REAL_HEADS.items():
+        begin = time.process_time()
+        scan = load_scan(folder / image)
+        reading = time.process_time() - begin
+        manual = read_landmarks(folder / points)
+        midline = np.array([manual[label] for label in MIDLINE_AFIDS])
+        head = Subject3D(name, scan.data, scan.affine, midline, reading_s=reading)
+        found.append((name, [head]))
+    return found
+
+
+def _phantoms(chosen: MspBenchmark) -> list[Subject3D]:
+    heads = []
+    for number in range(chosen.phantoms):
+        subject = Subject(("HS", "DS")[number % 2], number // 2)
+        made = make_head(PhantomSettings(seed=chosen.seed), subject)
+        name = f"{subject.group}{subject.index}"
+        heads.append(Subject3D(name, made.data.astype(np.float32), made.affine, plane=made.plane))
+    return heads
+
+
+def pose_row(
+    name: str, heads: Sequence[Subject3D], search: str, poses: int, seed: int
+) -> dict[str, str]:
+    """One row of the first table: angle, offset and time over random poses.
+
+    Args:
+        name: Name of the row.
+        heads: Heads that share the poses.
+        search: `plain` or `fast`.
+        poses: Number of poses in all.
+        seed: Decides the poses.
+    """
+    angles, offsets, seconds = [], [], []
+    used = heads[: max(1, poses)]
+    for index, head in enumerate(used):
+        expected, _ = _timed(head.volume, head.affine, search)
+        count = len(range(index, poses, len(used)))
+        for posed in posed_heads(head.volume, head.affine, count, seed + index):
+            found, spent = _timed(posed.volume, posed.affine, search)
+            back = found.plane.transformed(np.linalg.inv(posed.motion))
+            angles.append(back.angle_deg(expected.plane))
+            offsets.append(abs(float(back.distance_mm(expected.centre_mm))))
+            seconds.append(spent)
+    row = {"head": name, "search": search, "poses": str(len(angles))}
+    return (
+        row
+        | _spread("angle deg", angles)
+        | _spread("offset mm", offsets)
+        | {"CPU s": _number(np.median, seconds, 2)}
+    )
+
+
+def truth_row(name: str, heads: Sequence[Subject3D]) -> dict[str, str]:
+    """One row of the second table: manual points or true planes, lesions, and reading time."""
+    angles, offsets, midline, lesions, seconds = [], [], [], [], []
+    for head in heads:
+        found, spent = _timed(head.volume, head.affine, "fast")
+        seconds.append(spent)
+        if head.plane is not None:
+            angles.append(found.plane.angle_deg(head.plane))
+            offsets.append(abs(float(head.plane.distance_mm(found.centre_mm))))
+        if head.midline_mm is not None:
+            midline.append(float(np.abs(found.plane.distance_mm(head.midline_mm)).mean()))
+        for blanked in _blanked(head, found.centre_mm):
+            with_lesion, _ = _timed(blanked, head.affine, "fast")
+            lesions.append(with_lesion.plane.angle_deg(found.plane))
+    reading = [
+        spent / head.reading_s
+        for head, spent in zip(heads, seconds, strict=True)
+        if head.reading_s is not None
+    ]
+    return {
+        "head": name,
+        "midline points, mean mm": _number(np.mean, midline, 2),
+        "true plane, median deg": _number(np.median, angles, 2),
+        "true plane, median mm": _number(np.median, offsets, 2),
+        "40 mm lesion, median deg": _number(np.median, lesions, 2),
+        "40 mm lesion, max deg": _number(np.max, lesions, 2),
+        "CPU s": _number(np.median, seconds, 2),
+        "times the reading": _number(np.median, reading, 1),
+    }
+
+
+def _blanked(head: Subject3D, centre_mm: Array) -> Iterable[Array]:
+    world = Level(head.volume, head.affine).centres_mm()
+    for centre in LESION_CENTRES_MM if head.plane is None else LESION_CENTRES_MM[:2]:
+        inside = np.linalg.norm(world - centre_mm - centre, axis=-1) < 20.0
+        yield np.where(inside, np.float32(0.0), head.volume)
+
+
+def _timed(volume: Array, affine: Array, search: str) -> tuple[MidsagittalPlane, float]:
+    begin = time.process_time()
+    found = find_midsagittal_plane(volume, affine, settings=MidsagittalSettings(search=search))
+    return found, time.process_time() - begin
+
+
+def _spread(title: str, values: Sequence[float]) -> dict[str, str]:
+    return {
+        f"{title}, median": _number(np.median, values, 3),
+        "p95" if title.startswith("angle") else "p95 ": _number(
+            lambda sample: np.percentile(sample, 95), values, 3
+        ),
+        "max" if title.startswith("angle") else "max ": _number(np.max, values, 3),
+    }
+
+
+def _number(statistic: Callable[..., object], values: Sequence[float], digits: int) -> str:
+    return f"{float(str(statistic(values))):.{digits}f}" if len(values) else "-"
+
+
+def _markdown(rows: Sequence[dict[str, str]]) -> list[str]:
+    titles = list(rows[0])
+    lines = [titles, ["---"] * len(titles), *(list(row.values()) for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _csv(rows: Sequence[dict[str, str]]) -> list[str]:
+    titles = [title.replace(",", "") for title in rows[0]]
+    return [",".join(titles), *(",".join(row.values()) for row in rows)]
