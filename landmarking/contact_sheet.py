@@ -132,9 +132,10 @@ def _caption(
             column + 4,
             row + _CAPTION + height - 4,
             "\n".join(_wrap(str(quality["reason"]), 38)[:4]),
-            color=_FLAG,
+            color="white",
             fontsize=5.5,
             va="bottom",
+            bbox={"facecolor": "black", "alpha": 0.65, "pad": 1, "linewidth": 0},
         )
 
 

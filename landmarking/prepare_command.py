@@ -102,7 +102,8 @@ def summary_text(preparation: Preparation) -> str:
     if preparation.reused:
         lines.append(f"was prepared already; opened in {preparation.wall_seconds:.1f} s")
     else:
-        lines.append(f"took {preparation.wall_seconds:.1f} s; by stage, summed over processes:")
+        what = "by stage, summed over processes:" if preparation.seconds else "all from the cache"
+        lines.append(f"took {preparation.wall_seconds:.1f} s; {what}")
     lines += [
         f"  {stage:<12} {seconds:8.1f} s for {preparation.computed[stage]} scans"
         for stage, seconds in preparation.seconds.items()
