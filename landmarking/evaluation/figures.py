@@ -24,8 +24,10 @@ def group_title(group: str) -> str:
     return f"{GROUP_TITLES[group]} ({group})" if group in GROUP_TITLES else group
 
 
-def error_bars(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> Drawing:
+def error_bars(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> Drawing | None:
     """Figures 4 and 5: error by landmark and model, mean and SD, with the points behind the bars.
+
+    None where the group has no landmark with truth.
 
     Args:
         frame: Rows of a study.
@@ -33,6 +35,8 @@ def error_bars(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> Dra
         landmarks: Names in the order wanted.
     """
     rows = frame[frame["group"] == group]
+    if rows["error_mm"].isna().all():
+        return None
     models = ordered(rows["model"], ("SL", "ML"), ())
     colours = model_colours(models)
     figure = new_figure(2.2)
@@ -46,8 +50,8 @@ def error_bars(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> Dra
         _bars(axes, [e.to_numpy() for e in errors], offset, width, model, colours[model])
         tops += [sum(mean_sd(e)) for e in errors if len(e) > 1]
     top = 1.05 * max([*tops, float(np.nanpercentile(rows["error_mm"], 99))])
-    beyond = int((rows["error_mm"] > top).sum())
-    axes.set_ylim(0, top)
+    beyond = int((rows["error_mm"] > 1.12 * top).sum())
+    axes.set_ylim(0, 1.12 * top)  # the legend stands above the highest point
     axes.set_xticks(range(len(landmarks)), list(landmarks))
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("error (mm)")
@@ -85,7 +89,8 @@ def cumulative_errors(frame: pd.DataFrame) -> Drawing:
     groups, colours = group_order(rows["group"]), model_colours(models)
     reach = float(np.clip(np.nanpercentile(frame["error_mm"], 99), 5.0, 20.0))
     radii = np.linspace(0.0, reach, 401)
-    figure = new_figure(2.4)
+    columns = min(len(models), 3)
+    figure = new_figure(2.1 + 0.15 * -(-len(models) * len(groups) // columns))
     axes = figure.add_subplot()
     for model in models:
         for index, group in enumerate(groups):
@@ -97,7 +102,8 @@ def cumulative_errors(frame: pd.DataFrame) -> Drawing:
     for radius in SDR_THRESHOLDS_MM:
         axes.axvline(radius, color="#dddddd", lw=0.5, zorder=0)
     axes.set(xlabel="radius (mm)", ylabel="SDR (%)", xlim=(0, reach), ylim=(0, 100))
-    axes.legend(loc="lower right", handlelength=2.6)
+    # Below the axes, where it hides no curve; one column a model.
+    figure.legend(loc="outside lower center", ncols=columns, handlelength=2.4)
     caption = (
         "Share of landmarks (%) within a radius (mm) of their true position; thin lines mark the "
         "radii of Table 1."

@@ -20,7 +20,11 @@ from landmarking.geometry import Array
 Slices = Mapping[str, NDArray[np.uint8]]
 
 _HALO = [effects.withStroke(linewidth=1.4, foreground="black")]
-_TRUTH: dict[str, Any] = {"marker": "+", "color": "white", "s": 12, "linewidths": 0.5}
+_DARK_EDGE = [effects.withStroke(linewidth=1.2, foreground="#222222")]
+_LIGHT_EDGE = [effects.withStroke(linewidth=1.8, foreground="#ffffffaa")]
+_TRUTH: dict[str, Any] = {
+    "marker": "+", "color": "white", "s": 12, "linewidths": 0.5, "path_effects": _DARK_EDGE,
+}  # fmt: skip
 
 
 def landmark_figure(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
@@ -102,7 +106,16 @@ def draw_points(axes: Axes, rows: pd.DataFrame, model: str) -> None:
     pairs = rows[["true_x_px", "true_y_px", "pred_x_px", "pred_y_px"]].to_numpy(np.float64)
     for true_x, true_y, x, y in pairs:
         axes.plot([true_x, x], [true_y, y], color=colour, lw=0.6, zorder=2)
-    axes.scatter(pairs[:, 2], pairs[:, 3], marker="x", s=7, color=colour, linewidths=0.8, zorder=3)
+    axes.scatter(
+        pairs[:, 2],
+        pairs[:, 3],
+        marker="x",
+        s=7,
+        color=colour,
+        linewidths=0.8,
+        zorder=3,
+        path_effects=_LIGHT_EDGE,
+    )
     axes.scatter(pairs[:, 0], pairs[:, 1], zorder=4, **_TRUTH)
 
 
@@ -161,7 +174,7 @@ def _ellipses(axes: Axes, rows: pd.DataFrame, positions_px: Mapping[str, Array])
             continue
         width, height, angle = ellipse_axes(np.cov(offset.T))
         ring = Ellipse((float(centre[0]), float(centre[1])), width, height, angle=angle)
-        ring.set(facecolor="none", edgecolor=colour, linewidth=1.0)
+        ring.set(facecolor="none", edgecolor=colour, linewidth=1.0, path_effects=_LIGHT_EDGE)
         axes.add_patch(ring)
 
 

@@ -21,7 +21,7 @@ from landmarking.evaluation.paper import (
     PublishedRow,
     published,
 )
-from landmarking.evaluation.summary import NO_SKILL, group_order, model_order
+from landmarking.evaluation.summary import ALL, NO_SKILL, group_order, model_order
 from landmarking.evaluation.typeset import DASH, Table, plus_minus, span
 
 THIS_STUDY = "this study"
@@ -39,10 +39,13 @@ def paper_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
         notes: Sentences that go first under the table, such as what was simulated.
     """
     rows: list[tuple[str, ...]] = []
+    # The paper's pooled row stands beside ours only where ours pools the same two groups.
+    pools_alike = set(summary["group"]) == {"DS", "HS", ALL}
     for record in summary.to_dict("records"):
         model, group = str(record["model"]), str(record["group"])
         rows.append((model, group, THIS_STUDY, *measured(record)))
-        if (row := published(model, group)) is not None:
+        row = published(model, group)
+        if row is not None and (group != ALL or pools_alike):
             rows.append((model, group, PAPER, *_printed(row)))
     rows += [(row.source, row.group, "AFIDs", *_printed(row)) for row in FLOOR]
     return Table(

@@ -10,10 +10,19 @@ from pathlib import Path
 import pytest
 
 from landmarking.errors import ConfigError, PredictionsError
-from landmarking.evaluation.report import ReportConfig, run_report
+from landmarking.evaluation.report import (
+    ReportConfig,
+    compute_results,
+    draw_figures,
+    format_tables,
+    run_report,
+)
+from landmarking.evaluation.runs import load_study
+from landmarking.evaluation.style import house_style
 
 GOLDEN = Path(__file__).parent / "golden"
 SHELL = Path(__file__).parents[2] / "experiments" / "report.py"
+MISSING = (("sub-DS00_ses-01", "AC"), ("sub-DS01_ses-01", "AC"))
 QUICK = {"resamples": 100, "permutations": 100}
 
 
@@ -134,6 +143,30 @@ def test_a_comparison_lands_beside_the_first_study(make_study):
     console = run_report(ReportConfig(compare=[str(folder) for folder in folders], **QUICK))
 
     assert console.endswith(str(folders[0].parent / "a-vs-b"))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "missing_figures"),
+    [
+        ({"people": {"real": 1}, "sd_px": {"ML": 1.0}}, set()),
+        ({"people": {"HS": 3, "DS": 2}, "missing": MISSING}, {"figure4_ds"}),
+        ({"people": {"a/b <x>": 2, "HS": 2}, "sd_px": {"SL": 1, "my_net &": 2, "0": 0}}, set()),
+    ],
+    ids=["one person", "a group without truth", "odd names"],
+)
+def test_unusual_studies_have_all_tables_and_figures(make_study, knobs, missing_figures):
+    study = load_study(make_study(names=("AC",), **knobs).write())
+    config = ReportConfig(runs="unused", **QUICK)
+
+    shown = format_tables(study, compute_results(study, config))
+    with house_style():
+        drawn = {drawing.name for drawing in draw_figures(study)}
+
+    assert {"table1", "landmarks", "landmark_sdr"} <= {table.name for table in shown}
+    assert all(len(row) == len(table.header) for table in shown for row in table.rows)
+    # Figures 3 and 6, curves, ellipses, learning curves, and bars for each group with truth.
+    assert len(drawn) == 5 + len(study.frame["group"].unique()) - len(missing_figures)
+    assert not drawn & missing_figures
 
 
 @pytest.mark.parametrize(
