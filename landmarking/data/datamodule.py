@@ -15,11 +15,12 @@ from landmarking.data.prepared import PreparedCohort
 from landmarking.data.splits import Split, split_units
 from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array
+from landmarking.imaging.intensity import AIR_SHARE, NORMALISATIONS
 
 if TYPE_CHECKING:
     from landmarking.data.augment import Augmentation
 
-NORMALISATIONS = ("image", "batch", "none")
+_TINY = 1e-6
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Batch(NamedTuple):
 
 
 def normalise_batch(images: Tensor, how: str) -> Tensor:
-    """Mean-variance normalisation of slices.
+    """Mean-variance normalisation of slices, as `imaging.intensity.normalise` on the device.
 
     Args:
         images: Slices, shape (B, 1, H, W).
@@ -84,9 +85,23 @@ def normalise_batch(images: Tensor, how: str) -> Tensor:
     if how == "none":
         return images
     dims = (1, 2, 3) if how == "image" else (0, 1, 2, 3)
-    mean = images.mean(dim=dims, keepdim=True)
-    deviation = images.std(dim=dims, keepdim=True, correction=0)
-    return (images - mean) / torch.where(deviation > 0, deviation, 1.0)
+    low, high = images.amin(dims, keepdim=True), images.amax(dims, keepdim=True)
+    mean, deviation = _moments(images, images > low + AIR_SHARE * (high - low), dims)
+    # Without anything above the air but one level, all pixels count; a constant image is zero.
+    whole_mean, whole_deviation = _moments(images, torch.ones_like(images, dtype=torch.bool), dims)
+    plain = deviation <= _TINY * (high - low)
+    mean = torch.where(plain, whole_mean, mean)
+    deviation = torch.where(plain, whole_deviation, deviation)
+    constant = high - low <= _TINY * low.abs().clamp(min=1.0)
+    return torch.where(constant, 0.0, (images - mean) / torch.where(constant, 1.0, deviation))
+
+
+def _moments(values: Tensor, chosen: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    # Sums of masked values: nothing here depends on how many there are, or waits for the device.
+    count = chosen.sum(dims, keepdim=True).clamp(min=1)
+    mean = torch.where(chosen, values, 0.0).sum(dims, keepdim=True) / count
+    apart = torch.where(chosen, values - mean, 0.0)
+    return mean, (apart.square().sum(dims, keepdim=True) / count).sqrt()
 
 
 class EpochOrder:
