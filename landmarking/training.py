@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from landmarking.callbacks import GroupEvaluation, History, RunCheckpoint, TestGroup
+from landmarking.data.adaptation import adapted
 from landmarking.data.augment import build_augmentation
 from landmarking.data.datamodule import LandmarkDataModule
 from landmarking.data.prepared import PreparedCohort
@@ -31,6 +32,7 @@ from landmarking.run_folder import RunFolder, State
 from landmarking.storage import atomic_path
 from landmarking.tensorboard import Pictures, log_final
 from landmarking.training_config import TrainingConfig
+from landmarking.transfer import load_model
 
 __all__ = ["RunResult", "TrainingConfig", "run_training", "train"]
 
@@ -77,6 +79,7 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
         LandmarkError: If the cohort has no such landmark.
     """
     folder = config.folder
+    cohort = adapted(cohort, config.adapt)
     names = cohort.landmarks.names if config.landmark is None else (config.landmark,)
     data = LandmarkDataModule(
         cohort,
@@ -91,6 +94,7 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
             landmarks=cohort.landmarks,
             names=names,
             preprocess=config.preprocess,
+            image_size=(cohort.images.shape[1], cohort.images.shape[2]),
         ),
     )
     cohort.indices(config.cohort.test_groups)
@@ -154,6 +158,8 @@ def _fit(
         schedule=_plain_fields(config.schedule),
         channels_last=config.speed.channels_last,
     )
+    if config.adapt.start and not resume:
+        start_from(module, Path(config.adapt.start))
     if config.speed.compile:
         module.network.compile(mode=config.speed.compile_mode)
     evaluation = GroupEvaluation(_test_groups(config, data), config.callbacks)
@@ -199,6 +205,22 @@ def save_model(module: LandmarkModule, path: Path) -> None:
 
 def _plain_fields(config: OptimizerConfig | ScheduleConfig) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+
+
+def start_from(module: LandmarkModule, run: Path) -> None:
+    """Give a module the weights of a finished run.
+
+    Raises:
+        ConfigError: If the run has no model, or one of another shape.
+    """
+    weights = load_model(RunFolder(run)).network.state_dict()
+    try:
+        module.network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"adapt.start: the model of {run} does not fit; take its model, landmarks and "
+            f"preprocess ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _tensorboard(config: TrainingConfig, folder: RunFolder) -> Any:

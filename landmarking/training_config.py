@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from landmarking.callbacks import CallbacksConfig
 from landmarking.cohort.sources import CohortConfig
+from landmarking.data.adaptation import AdaptConfig
 from landmarking.data.augment import AugmentConfig
 from landmarking.data.datamodule import BatchConfig
 from landmarking.errors import ConfigError
@@ -64,6 +65,7 @@ class TrainingConfig:
         optimizer: Adam.
         schedule: Learning rate by epoch.
         augment: Changes to training slices.
+        adapt: Learning from a few people of another group.
         batches: Batches and split.
         speed: Layout and compilation.
         trainer: Arguments of Lightning's Trainer.
@@ -88,6 +90,7 @@ class TrainingConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     batches: BatchConfig = field(default_factory=BatchConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     trainer: dict[str, Any] = field(default_factory=dict)

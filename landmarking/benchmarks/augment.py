@@ -95,6 +95,7 @@ def images_a_second(config: AugmentConfig, chosen: AugmentBenchmark) -> float:
         landmarks=landmarks,
         names=landmarks.names,
         preprocess=PreprocessSettings(),
+        image_size=SIZE,
     )
     assert augment is not None
     images = torch.rand(chosen.batch, 1, *SIZE, device=chosen.device)

@@ -140,6 +140,7 @@ def build_augmentation(
     landmarks: LandmarkSet,
     names: Sequence[str],
     preprocess: PreprocessSettings,
+    image_size: tuple[int, int],
 ) -> Augmentation | None:
     """The configured augmentation, or None for none.
 
@@ -149,14 +150,22 @@ def build_augmentation(
         landmarks: The cohort's landmark set.
         names: The landmarks of the run, in order.
         preprocess: How the cohort's slices were made; painted ones are finished likewise.
+        image_size: Rows and columns (H, W) of the cohort's slices.
 
     Raises:
-        ConfigError: If `synth` is asked for landmarks that are no AFIDs.
+        ConfigError: If `synth` is asked for landmarks that are no AFIDs, or would paint slices of
+            another size than the cohort's.
     """
     if config.kind == "none":
         return None
     if config.kind == "random":
         return Augmentation(config, seed=seed, painter=None)
+    side = preprocess.crop[1] - preprocess.crop[0]
+    if tuple(image_size) != (side, side):
+        raise ConfigError(
+            f"augment=synth paints {side} x {side} pixels, as preprocess.crop says, and the "
+            f"cohort's slices have {image_size[0]} x {image_size[1]}; make them agree"
+        )
     painter = Painter(config, preprocess, afids_columns(landmarks, names))
     return Augmentation(config, seed=seed, painter=painter)
 

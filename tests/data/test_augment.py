@@ -111,6 +111,7 @@ def test_synth_paints_other_people_every_epoch_with_points_for_the_names_asked()
         landmarks=landmark_set("msp8"),
         names=["PC", "AC"],
         preprocess=PreprocessSettings(),
+        image_size=(150, 150),
     )
     assert augment is not None
     blank, points = torch.zeros(2, 1, 150, 150), torch.zeros(2, 2, 2)
@@ -132,6 +133,7 @@ def test_a_share_of_synth_keeps_the_rest() -> None:
         landmarks=landmark_set("msp8"),
         names=["AC"],
         preprocess=PreprocessSettings(),
+        image_size=(150, 150),
     )
     assert augment is not None
     images = torch.full((12, 1, 150, 150), 7.0)
@@ -147,7 +149,12 @@ def test_none_is_no_augmentation() -> None:
     landmarks = landmark_set("msp8")
     assert (
         build_augmentation(
-            AugmentConfig(), seed=0, landmarks=landmarks, names=["AC"], preprocess=preprocess
+            AugmentConfig(),
+            seed=0,
+            landmarks=landmarks,
+            names=["AC"],
+            preprocess=preprocess,
+            image_size=(24, 24),
         )
         is None
     )
