@@ -49,7 +49,7 @@ def landmark_figure(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
         axes.annotate(
             str(name), (x, y), (3, 3), textcoords="offset points", color="white", path_effects=_HALO
         )
-    caption = f"The landmarks of one test slice ({best}), one pixel a mm, face to the left."
+    caption = f"The landmarks of one test slice ({best}), face to the left."
     return Drawing("figure3_landmarks", "Figure 3. The landmark set", caption, figure)
 
 
@@ -120,7 +120,11 @@ def draw_points(axes: Axes, rows: pd.DataFrame, model: str) -> None:
 
 
 def error_ellipses(
-    frame: pd.DataFrame, background: Array | None, positions_px: Mapping[str, Array]
+    frame: pd.DataFrame,
+    background: Array | None,
+    positions_px: Mapping[str, Array],
+    *,
+    step_mm: float = 1.0,
 ) -> Drawing | None:
     """Mean error and its 95 % ellipse for each landmark, drawn at its place on the template.
 
@@ -128,6 +132,7 @@ def error_ellipses(
         frame: Rows of a study.
         background: The template's mid slice in the grid of the slices; None leaves it out.
         positions_px: Where each landmark is drawn, slice pixels, shape (2,).
+        step_mm: Pixel size, for the scale bar.
     """
     rows = frame[frame["landmark"].isin(list(positions_px))].dropna(subset=["error_mm"])
     if rows.empty:
@@ -147,7 +152,7 @@ def error_ellipses(
         axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
         axes.set_aspect("equal")
         axes.set_title(group_title(group))
-        _scale_bar(axes, float(low[0]) + 3, float(high[1]) - 3)
+        _scale_bar(axes, float(low[0]) + 3, float(high[1]) - 3, 10.0 / step_mm)
     for model, colour in model_colours(models).items():
         panels[0].plot([], [], color=colour, label=model)
     panels[0].legend(loc="upper right", labelcolor="white" if background is not None else "black")
@@ -191,8 +196,8 @@ def ellipse_axes(covariance: Array) -> tuple[float, float, float]:
     return float(long), float(short), float(np.degrees(np.arctan2(y, x)))
 
 
-def _scale_bar(axes: Axes, x: float, y: float) -> None:
-    axes.plot([x, x + 10], [y, y], color="white", lw=1.5, path_effects=_HALO)
+def _scale_bar(axes: Axes, x: float, y: float, length_px: float) -> None:
+    axes.plot([x, x + length_px], [y, y], color="white", lw=1.5, path_effects=_HALO)
     axes.annotate(
         "10 mm", (x, y), (0, 2), textcoords="offset points", color="white", path_effects=_HALO
     )

@@ -23,7 +23,7 @@ from landmarking.evaluation.side_by_side import (
 )
 from landmarking.evaluation.style import Drawing, house_style, save
 from landmarking.evaluation.summary import by_landmark, by_seed, group_order, table_1
-from landmarking.evaluation.template_slice import template_positions_px, template_slice
+from landmarking.evaluation.template_slice import study_grid, template_positions_px, template_slice
 from landmarking.evaluation.typeset import (
     Table,
     latex_document,
@@ -217,7 +217,12 @@ def draw_figures(study: Study) -> list[Drawing]:
         *(error_bars(frame, group, study.landmarks) for group in group_order(frame["group"])),
         examples(frame, slices),
         cumulative_errors(frame),
-        error_ellipses(frame, template_slice(study), template_positions_px(study)),
+        error_ellipses(
+            frame,
+            template_slice(study),
+            template_positions_px(study),
+            step_mm=study_grid(study).step_mm,
+        ),
         learning_curves(study.runs),
     ]
     return [drawing for drawing in drawings if drawing is not None]

@@ -87,7 +87,7 @@ def test_the_ellipse_holds_95_percent_and_lies_along_the_spread(angle_deg, long,
 def test_ellipses_are_centred_on_the_mean_error_at_the_landmarks_place(study):
     places = {name: np.array([10.0 * i, 50.0]) for i, name in enumerate(NAMES)}
 
-    drawing = error_ellipses(study.frame, None, places)
+    drawing = error_ellipses(study.frame, None, places, step_mm=0.5)
 
     axes = drawing.figure.axes[1]
     rows = study.frame.query("group == 'HS' and model == 'SL' and landmark == 'PC'")
@@ -98,6 +98,8 @@ def test_ellipses_are_centred_on_the_mean_error_at_the_landmarks_place(study):
     expected = places["PC"] + offset.mean(axis=0)
     assert min(np.hypot(*(np.array(centre) - expected)) for centre in centres) < 1e-9
     assert len(axes.patches) == 2 * len(NAMES)
+    # Ten mm are twenty pixels of half a mm.
+    assert np.ptp(axes.lines[0].get_xdata()) == 20.0
 
 
 def test_studies_without_slices_or_known_places_have_no_such_figure(study):
