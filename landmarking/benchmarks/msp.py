@@ -50,8 +50,8 @@ class MspBenchmark:
 
     heads: str = "../shared/real"
     poses: int = 30
-    plain_poses: int = 2
-    phantoms: int = 6
+    plain_poses: int = 1
+    phantoms: int = 4
     seed: int = 0
     outputs: str = "outputs/benchmarks/msp"
 

@@ -107,7 +107,7 @@ def plain_search(level: Level, frame: Frame) -> Frame:
     tried = _planes_about(frame, steps, steps)
     frame = max(tried, key=lambda moved: grid_score(quarter, moved.plane))
     frame = _hill(quarter, frame, 4.0, 1.0)
-    return _hill(level, frame, 0.5, 0.03)
+    return _hill(level, frame, 0.5, 0.06)
 
 
 def _hill(level: Level, frame: Frame, first: float, last: float) -> Frame:
