@@ -131,7 +131,7 @@ def _slow_fields(atlas: Atlas, warp: VoxelMap, rng: np.random.Generator) -> _Rou
     # Muscles run up and down, and so do the seams of fat between them.
     along = points * np.array([[1.0], [1.0], [0.4]], dtype=np.float32)
     fields = (
-        atlas.outside.at(points),
+        _with_cisterns(atlas.outside.at(points), points),
         atlas.cortex.at(points),
         atlas.body.at(points),
         texture(rng, 60.0).at(points),
@@ -139,6 +139,15 @@ def _slow_fields(atlas: Atlas, warp: VoxelMap, rng: np.random.Generator) -> _Rou
         texture(rng, 9.0, 0.5).at(points),
     )
     return _Rough(*(_doubled(field.reshape(shape), warp.shape).ravel() for field in fields))
+
+
+def _with_cisterns(outside: Float32, points: Float32) -> Float32:
+    """Distance from the brain, less where fluid keeps the bone away from it."""
+    room = np.zeros_like(outside)
+    for centre, reach, depth_mm in (((0, 2, -27), 15.0, 6.0), ((0, -68, -62), 12.0, 4.0)):
+        offset = points - np.array(centre, dtype=np.float32)[:, None]
+        room += depth_mm * np.exp((offset**2).sum(0) * np.float32(-0.5 / reach**2))
+    return np.where(outside > 0.5, np.maximum(outside - room, 0.5), outside)
 
 
 def _doubled(field: Float32, shape: tuple[int, int, int]) -> Float32:
@@ -162,7 +171,7 @@ def _palette(settings: PaintSettings, rng: np.random.Generator) -> Palette:
         levels[name] = float(rng.uniform(low, high))
     # Fluid is always the darkest soft tissue, with room below grey matter.
     levels["fluid"] = min(levels["fluid"], 0.6 * levels["grey"])
-    return Palette(**levels, dura=float(rng.uniform(0.35, 0.7)))
+    return Palette(**levels, dura=float(rng.uniform(0.15, 0.45)))
 
 
 def _ramp(values: Array, middle: Array | float, width: float) -> Float32:
@@ -188,7 +197,7 @@ def _shares(
     ribbon = texture(rng, 9.0).at(points)
     field = texture(rng, float(rng.uniform(16.0, 22.0))).at(points)
     from_sulcus = np.abs(field + 0.25 * ribbon)
-    width = 0.22 + 0.25 * age.sulci_mm + 0.06 * ribbon
+    width = 0.3 + 0.25 * age.sulci_mm + 0.06 * ribbon
     average = np.clip(1.0 - grey - white, 0.0, 1.0)
     sulcus = own * _ramp(width - from_sulcus, 0.0, 0.25) * np.clip(1.4 - 1.6 * white, 0.0, 1.0)
     soft = average + 0.2 * own * ribbon + 0.15 * age.sulci_mm * own
