@@ -1,0 +1,57 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from landmarking.cohort.bids import Cohort, ScanRecord
+from landmarking.data.assembly import cohort_digest, input_digests
+from landmarking.errors import CohortError
+from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.landmarks import landmark_set
+
+IMAGE, POINTS = Path("image"), Path("points")
+SCAN = ScanRecord("s1", "p1", None, "HS", IMAGE, POINTS, 31.0, "F")
+COHORT = Cohort("demo", Path("root"), (SCAN,), simulated=False)
+DIGESTS = {IMAGE: "aa", POINTS: "bb"}
+MSP8 = landmark_set("msp8")
+
+
+def digest(cohort=COHORT, landmarks=MSP8, settings=None, digests=None):
+    return cohort_digest(cohort, landmarks, settings or PreprocessSettings(), digests or DIGESTS)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"cohort": replace(COHORT, name="other")},
+        {"cohort": replace(COHORT, simulated=True)},
+        {"cohort": replace(COHORT, scans=(replace(SCAN, group="DS"),))},
+        {"cohort": replace(COHORT, scans=(replace(SCAN, age=32.0),))},
+        {"cohort": replace(COHORT, scans=(replace(SCAN, participant_id="p2"),))},
+        {"cohort": replace(COHORT, scans=(replace(SCAN, landmarks=None),))},
+        {"landmarks": landmark_set("msp10")},
+        {"landmarks": MSP8.subset(["PC", "AC"])},
+        {"settings": PreprocessSettings(registration="affine")},
+        {"digests": {IMAGE: "ab", POINTS: "bb"}},
+        {"digests": {IMAGE: "aa", POINTS: "bc"}},
+    ],
+)
+def test_whatever_decides_a_cohort_moves_its_digest(changed):
+    assert digest(**changed) != digest()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"cohort": replace(COHORT, root=Path("elsewhere"))},
+        {"settings": PreprocessSettings(normalisation="batch")},
+    ],
+)
+def test_place_and_normalisation_do_not(changed):
+    assert digest(**changed) == digest()
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    cohort = replace(COHORT, scans=(replace(SCAN, image=tmp_path / "absent.nii"),))
+    with pytest.raises(CohortError, match=r"cohort demo: a file cannot be read: .*absent\.nii"):
+        input_digests(cohort, tmp_path, 1)
