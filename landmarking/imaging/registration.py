@@ -44,12 +44,17 @@ CENTRE_MM = np.array([0.0, -11.3, -3.5])
 Start = tuple[float, float, float, float]
 """Pitch, roll and yaw in degrees, and the size of the brain against the template's."""
 
-_FEW: tuple[Start, ...] = tuple(itertools.product((-20.0, 0.0, 20.0), (0.0,), (0.0,), (0.85, 1.0)))
+_SIZES = (0.78, 0.88, 1.0)
+_FEW: tuple[Start, ...] = tuple(itertools.product((-20.0, 0.0, 20.0), (0.0,), (0.0,), _SIZES))
 _MANY: tuple[Start, ...] = tuple(
-    itertools.product((-24.0, -8.0, 8.0, 24.0), (-15.0, 0.0, 15.0), (-15.0, 0.0, 15.0), (0.9,))
+    itertools.product(
+        (-24.0, -8.0, 8.0, 24.0), (-15.0, 0.0, 15.0), (-15.0, 0.0, 15.0), (0.82, 0.95)
+    )
 )
 _GRID_MM = 8.0
-_KEEP = 3
+_KEEP_COARSE = 2
+"""Starts of each size that are refined."""
+_KEEP_FINE = 2
 _MIN_OVERLAP = 0.4
 
 
@@ -103,7 +108,7 @@ def register(
     best = _search(volume, _FEW)
     starts = len(_FEW)
     if best.quality < threshold:
-        best = max(best, _search(volume, _MANY), key=lambda fit: fit.quality)
+        best = max(best, _search(volume, _MANY), key=_quality)
         starts += len(_MANY)
     if best.quality < threshold:
         _LOGGER.warning(
@@ -136,32 +141,37 @@ def nearest_rigid(common_to_world: Array, centre_mm: Array = CENTRE_MM) -> Array
 def _search(volume: Volume, starts: Sequence[Start]) -> _Fit:
     coarse, fine = template_level(_GRID_MM), template_level(_GRID_MM / 2)
     fits = []
-    for start in _best_starts(volume, starts)[:_KEEP]:
+    for start in _best_starts(volume, starts):
         rigid = _refine(volume, coarse, start, 6, 6)
         # Brains are smaller than the template by a tenth on average; without the twelve degrees
         # of freedom, size would be traded for pose.
         fits.append(_refine(volume, coarse, rigid.common_to_world, 12, 12))
-    best = max(fits, key=lambda fit: fit.quality)
-    return _refine(volume, fine, best.common_to_world, 12, 12)
+    fits.sort(key=_quality, reverse=True)
+    finer = [_refine(volume, fine, fit.common_to_world, 12, 12) for fit in fits[:_KEEP_FINE]]
+    return max(finer, key=_quality)
+
+
+def _quality(fit: _Fit) -> float:
+    return fit.quality
 
 
 def _best_starts(volume: Volume, starts: Sequence[Start]) -> list[Array]:
-    """Common-to-world matrices at the best shift for each start, best first."""
+    """Common-to-world matrices at the best shifts: the best few starts of each size."""
     head, inside, origin = volume.on_world_grid(_GRID_MM)
     level = template_level(_GRID_MM)
     # Room for the template to stick out of the field of view on every side.
     box = level.box_shape
     shape = [fft.next_fast_len(n + b, real=True) for n, b in zip(head.shape, box, strict=True)]
     spectra = [fft.rfftn(part, shape) for part in (head * inside, head**2 * inside, inside)]
-    found = []
+    found: dict[float, list[tuple[float, Array]]] = {}
     for pitch, roll, yaw, size in starts:
         turn = rigid_matrix(pitch, roll, yaw, centre_mm=level.centre_mm)
         matrix = turn @ _about(level.centre_mm, size * np.eye(3))
         score, shift = _best_shift(spectra, shape, *level.moved(matrix))
         matrix[:3, 3] += origin + shift * _GRID_MM - level.box_origin_mm
-        found.append((score, matrix))
-    found.sort(key=lambda pair: -pair[0])
-    return [matrix for _, matrix in found]
+        found.setdefault(size, []).append((score, matrix))
+    kept = [sorted(group, key=lambda pair: -pair[0])[:_KEEP_COARSE] for group in found.values()]
+    return [matrix for _, matrix in itertools.chain.from_iterable(kept)]
 
 
 def _best_shift(

@@ -99,7 +99,7 @@ def test_no_head_is_tried_from_more_starts_and_then_marked(caplog):
         registration = register(Scan(noise, affine, "sub-9"))
 
     assert not registration.ok
-    assert registration.starts > 6
+    assert registration.starts > 9
     assert np.isfinite(registration.world_to_common).all()
     assert "sub-9: registration quality" in caplog.text
 
