@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,12 +13,22 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from landmarking.config import PROJECT, settings
-from landmarking.data.augment import AugmentConfig, build_augmentation, random_warp
+from landmarking.data.augment import (
+    Augmentation,
+    AugmentConfig,
+    build_augmentation,
+    random_warp,
+)
 from landmarking.data.chance import Chance
 from landmarking.geometry import Array
-from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.imaging.pipeline import (
+    MIDSAGITTAL_COMMON,
+    PreprocessSettings,
+    slice_geometry,
+    template_slice,
+)
 from landmarking.landmarks import landmark_set
-from landmarking.storage import write_text
+from landmarking.storage import atomic_path, write_text
 
 KINDS = ("light", "strong", "synth")
 SIZE = (150, 150)
@@ -33,7 +44,7 @@ class AugmentBenchmark:
         blobs: Rendered points whose place is compared with the carried one, by kind.
         threads: Threads of this process.
         device: `cpu` or `cuda`.
-        outputs: Folder for augment.md; relative to the project.
+        outputs: Folder for augment.md and augment.png; relative to the project.
     """
 
     batch: int = 32
@@ -51,7 +62,7 @@ def run(arguments: list[str]) -> str:
         arguments: `key=value` for the fields of `AugmentBenchmark`.
 
     Returns:
-        A table in Markdown, also written to the outputs folder.
+        A table in Markdown, also written to the outputs folder beside a picture.
 
     Raises:
         ConfigError: If a key is unknown.
@@ -74,9 +85,50 @@ def run(arguments: list[str]) -> str:
         rate = images_a_second(config, chosen)
         away = "painted by the same map" if kind == "synth" else _row(blob_misses(config, chosen))
         lines.append(f"| {kind} | {rate:.0f} | {away} |")
-    text = "\n".join(lines)
-    write_text(PROJECT / chosen.outputs / "augment.md", text + "\n")
-    return text
+    folder = PROJECT / chosen.outputs
+    write_text(folder / "augment.md", "\n".join(lines) + "\n")
+    draw(folder / "augment.png", chosen.device)
+    return "\n".join([*lines, "", str(folder / "augment.png")])
+
+
+def draw(path: Path, device: str, columns: int = 6) -> None:
+    """Draw changed template slices (light, strong) and painted people (two rows) with points."""
+    from matplotlib.figure import Figure
+
+    preprocess = PreprocessSettings()
+    landmarks = landmark_set("msp8")
+    geometry = slice_geometry(MIDSAGITTAL_COMMON, np.eye(4), preprocess)
+    image = torch.from_numpy(template_slice(preprocess)).expand(columns, 1, -1, -1).to(device)
+    points = torch.from_numpy(geometry.to_pixel(landmarks.template_mm)).float()
+    points = points.expand(columns, -1, -1).to(device)
+    figure = Figure(figsize=(2.0 * columns, 8.0), layout="constrained")
+    axes = figure.subplots(4, columns)
+    for row, kind in enumerate(("light", "strong", "synth", "synth")):
+        augment = _built(shipped(kind))
+        changed, moved = augment(image, points, torch.arange(columns, device=device), row)
+        for column in range(columns):
+            panel = axes[row, column]
+            panel.imshow(changed[column, 0].cpu(), cmap="gray")
+            panel.plot(*moved[column].cpu().T, "+", color="#d55e00")
+            panel.set_axis_off()
+        axes[row, 0].set_title(kind, loc="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")
+
+
+def _built(config: AugmentConfig) -> Augmentation:
+    landmarks = landmark_set("msp8")
+    augment = build_augmentation(
+        config,
+        seed=0,
+        landmarks=landmarks,
+        names=landmarks.names,
+        preprocess=PreprocessSettings(),
+        image_size=SIZE,
+    )
+    assert augment is not None
+    return augment
 
 
 def shipped(kind: str) -> AugmentConfig:
@@ -88,18 +140,9 @@ def shipped(kind: str) -> AugmentConfig:
 
 def images_a_second(config: AugmentConfig, chosen: AugmentBenchmark) -> float:
     """Images changed or painted in a second."""
-    landmarks = landmark_set("msp8")
-    augment = build_augmentation(
-        config,
-        seed=0,
-        landmarks=landmarks,
-        names=landmarks.names,
-        preprocess=PreprocessSettings(),
-        image_size=SIZE,
-    )
-    assert augment is not None
+    augment = _built(config)
     images = torch.rand(chosen.batch, 1, *SIZE, device=chosen.device)
-    points = torch.full((chosen.batch, len(landmarks), 2), 75.0, device=chosen.device)
+    points = torch.full((chosen.batch, 8, 2), 75.0, device=chosen.device)
     subjects = torch.arange(chosen.batch, device=chosen.device)
     clock = _clock(chosen.device)
     augment(images, points, subjects, 0)
