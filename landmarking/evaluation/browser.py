@@ -41,7 +41,7 @@ class Browser:
         problems: Errors and warnings of the console since the last `open`, and uncaught exceptions.
     """
 
-    def __init__(self, executable: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, executable: str, *, timeout_s: float = 180.0) -> None:
         self.problems: list[str] = []
         self._timeout_s = timeout_s
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
