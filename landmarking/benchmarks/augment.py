@@ -42,6 +42,7 @@ class AugmentBenchmark:
         batch: Slices in a batch.
         rounds: Batches that are timed, after one that is not.
         blobs: Rendered points whose place is compared with the carried one, by kind.
+        pictures: Slices in a row of the picture, two at least.
         threads: Threads of this process.
         device: `cpu` or `cuda`.
         outputs: Folder for augment.md and augment.png; relative to the project.
@@ -50,6 +51,7 @@ class AugmentBenchmark:
     batch: int = 32
     rounds: int = 5
     blobs: int = 256
+    pictures: int = 6
     threads: int = 1
     device: str = "cpu"
     outputs: str = "outputs/benchmarks/augment"
@@ -87,11 +89,11 @@ def run(arguments: list[str]) -> str:
         lines.append(f"| {kind} | {rate:.0f} | {away} |")
     folder = PROJECT / chosen.outputs
     write_text(folder / "augment.md", "\n".join(lines) + "\n")
-    draw(folder / "augment.png", chosen.device)
+    draw(folder / "augment.png", chosen.device, chosen.pictures)
     return "\n".join([*lines, "", str(folder / "augment.png")])
 
 
-def draw(path: Path, device: str, columns: int = 6) -> None:
+def draw(path: Path, device: str, columns: int) -> None:
     """Draw changed template slices (light, strong) and painted people (two rows) with points."""
     from matplotlib.figure import Figure
 
@@ -108,8 +110,8 @@ def draw(path: Path, device: str, columns: int = 6) -> None:
         changed, moved = augment(image, points, torch.arange(columns, device=device), row)
         for column in range(columns):
             panel = axes[row, column]
-            panel.imshow(changed[column, 0].cpu(), cmap="gray")
-            panel.plot(*moved[column].cpu().T, "+", color="#d55e00")
+            panel.imshow(changed[column, 0].cpu().numpy(), cmap="gray")
+            panel.plot(*moved[column].cpu().numpy().T, "+", color="#d55e00")
             panel.set_axis_off()
         axes[row, 0].set_title(kind, loc="left")
     path.parent.mkdir(parents=True, exist_ok=True)
