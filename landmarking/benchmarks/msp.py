@@ -42,10 +42,10 @@ class MspBenchmark:
     Attributes:
         heads: Folder with the real heads; relative to the project. Skipped where it is absent.
         poses: Poses of each real head, and of all phantoms together, for the fast search.
-        plain_poses: Likewise for the plain search, which takes about a minute each.
+        plain_poses: Likewise for the plain search, which takes a minute each; 0 for none.
         phantoms: Number of phantom heads, healthy and Down syndrome in turn.
         seed: Decides poses and phantoms.
-        outputs: Folder for msp.md and msp.csv; relative to the project.
+        outputs: Folder for the tables; relative to the project.
     """
 
     heads: str = "../shared/real"
@@ -78,7 +78,7 @@ class Subject3D:
 
 
 def run(arguments: list[str]) -> str:
-    """Measure, and write msp.md and msp.csv.
+    """Measure, and write msp.md, poses.csv and truth.csv.
 
     Args:
         arguments: `key=value` for the fields of `MspBenchmark`.
@@ -96,17 +96,19 @@ def run(arguments: list[str]) -> str:
     poses, truths = [], []
     for name, heads in groups:
         for search, count in (("plain", chosen.plain_poses), ("fast", chosen.poses)):
-            poses.append(pose_row(name, heads, search, count, chosen.seed))
+            if count > 0:
+                poses.append(pose_row(name, heads, search, count, chosen.seed))
         truths.append(truth_row(name, heads))
     folder = PROJECT / chosen.outputs
-    lines = ["Against the un-posed estimate:", "", *_markdown(poses)]
+    lines = ["Against the un-posed estimate:", "", *_markdown(poses)] if poses else []
     lines += ["", "Against the truth, and with a lesion blanked (fast search):", ""]
     lines += _markdown(truths)
     if len(groups) == 1:
         lines += ["", f"Real heads: skipped, there is no folder {chosen.heads}."]
     write_text(folder / "msp.md", "\n".join(lines) + "\n")
-    write_text(folder / "msp.csv", "\n".join(_csv(poses)) + "\n")
-    return "\n".join([*lines, "", f"Written: {folder / 'msp.md'}, {folder / 'msp.csv'}"])
+    for name, rows in (("poses.csv", poses), ("truth.csv", truths)):
+        write_text(folder / name, "\n".join(_csv(rows)) + "\n")
+    return "\n".join([*lines, "", f"Written to {folder}: msp.md, poses.csv, truth.csv"])
 
 
 def _real_heads(folder: Path) -> list[tuple[str, list[Subject3D]]]:
@@ -211,12 +213,13 @@ def _timed(volume: Array, affine: Array, search: str) -> tuple[MidsagittalPlane,
 
 
 def _spread(title: str, values: Sequence[float]) -> dict[str, str]:
+    def p95(sample: Sequence[float]) -> object:
+        return np.percentile(sample, 95)
+
     return {
         f"{title}, median": _number(np.median, values, 3),
-        "p95" if title.startswith("angle") else "p95 ": _number(
-            lambda sample: np.percentile(sample, 95), values, 3
-        ),
-        "max" if title.startswith("angle") else "max ": _number(np.max, values, 3),
+        f"{title}, p95": _number(p95, values, 3),
+        f"{title}, max": _number(np.max, values, 3),
     }
 
 
@@ -231,5 +234,5 @@ def _markdown(rows: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> list[str]:
-    titles = [title.replace(",", "") for title in rows[0]]
+    titles = [title.replace(",", "") for title in rows[0]] if rows else []
     return [",".join(titles), *(",".join(row.values()) for row in rows)]
