@@ -255,6 +255,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "The number of training batches", UserWarning)
         # Slices lie on the device: there is nothing for worker processes to do.
         warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)
+        # A benchmark trains without validation.
+        warnings.filterwarnings("ignore", "You defined a `validation_step`", UserWarning)
         yield
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # the error alone: nothing is unpickled here
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -144,8 +145,11 @@ def load_model(folder: RunFolder) -> LandmarkModule:
         module = LandmarkModule.load_from_checkpoint(
             folder.model, map_location="cpu", weights_only=True
         )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder.model}: not a model of ours ({error})") from error
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        # Torch's own text advises to load without safety; the kind of error is enough.
+        raise ConfigError(
+            f"{folder.model}: not a model of ours ({type(error).__name__}); train the run again"
+        ) from error
     return module.eval()
 
 

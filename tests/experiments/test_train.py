@@ -1,0 +1,180 @@
+"""The training shell: experiments compose, survive a batch, sweep by themselves, refuse typos."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from landmarking import training
+from landmarking.config import register_resolvers, settings
+from landmarking.errors import ConfigError
+from landmarking.evaluation.predictions import read_predictions
+from landmarking.training import TrainingConfig, run_training
+
+PROJECT = Path(__file__).parents[2]
+SHELL = PROJECT / "experiments" / "train.py"
+EXPERIMENTS = [f"{family}_{kind}" for family in ("demo", "paper", "code") for kind in ("sl", "ml")]
+
+
+def composed(*overrides: str) -> Any:
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        return compose("train", list(overrides), return_hydra_config=True)
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
+    )
+    assert isinstance(plain, dict)
+    return plain
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys, make_cohort):
+    """Run the shell in this process on a synthetic cohort; gives (exit status, stdout, stderr)."""
+    cohort = make_cohort(size=48)
+    monkeypatch.setattr(training, "ensure_prepared", lambda *_a, **_k: cohort)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [str(SHELL), *arguments])
+        status = 0
+        try:
+            runpy.run_path(str(SHELL), run_name="__main__")
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+SMALL = ("trainer.max_epochs=1", "trainer.accelerator=cpu", "launcher=local", "threads=1")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_survives_one_batch(name, make_cohort, tmp_path):
+    config = composed(f"experiment={name}", f"outputs={tmp_path}", "model=slim", *SMALL)
+    values = values_of(config)
+    values["trainer"] |= {"limit_train_batches": 1, "enable_progress_bar": False}
+    if name.endswith("_sl"):
+        assert config.hydra.mode.name == "MULTIRUN"
+        names = config.hydra.sweeper.params.landmark
+        assert names == "AC,PC,ICS,PMJ,CUL,IMS,GENU,SPLE"
+        values["landmark"] = "PMJ"
+    result = run_training(settings(TrainingConfig, values), make_cohort(size=48))
+    frame = read_predictions(result.folder / "predictions.csv")
+    assert set(frame["experiment"]) == {name}
+    assert set(frame["model"]) == {name[-2:].upper()}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_a_short_diff_with_its_purpose_and_command(name):
+    lines = (PROJECT / "conf" / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert len(lines) < 25
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# ")
+    assert lines[2] == f"# python experiments/train.py experiment={name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "pools", "kind", "normalisation", "split_by", "shuffle"),
+    [
+        ("paper_sl", 5_000, 4, "exponential", "image", "person", True),
+        ("paper_ml", 10_000, 4, "exponential", "image", "person", True),
+        ("code_sl", 5_000, 3, "constant", "batch", "image", False),
+        ("code_ml", 10_000, 3, "constant", "batch", "image", False),
+    ],
+)
+def test_who_wins_in_the_faithful_variants(
+    name, epochs, pools, kind, normalisation, split_by, shuffle
+):
+    config = settings(TrainingConfig, values_of(composed(f"experiment={name}")))
+    assert config.trainer["max_epochs"] == epochs
+    assert config.model["pools"] == pools
+    assert config.model["initialisation"] == "normal"
+    assert config.model["initial_sd"] == 0.1
+    assert config.schedule.kind == kind
+    assert config.optimizer.learning_rate == 0.005
+    assert config.preprocess.normalisation == normalisation
+    assert (config.batches.size, config.batches.validation_fraction) == (256, 0.3)
+    assert (config.batches.split_by, config.batches.shuffle) == (split_by, shuffle)
+    assert config.trainer["precision"] == "32-true"
+
+
+def test_the_demo_sweep_shares_two_cores_between_two_runs():
+    config = composed("experiment=demo_sl")
+    assert config.hydra.launcher._target_.endswith("JoblibLauncher")
+    assert (config.hydra.launcher.n_jobs, config.threads) == (2, 1)
+
+
+def test_the_command_line_wins_over_the_experiment():
+    config = composed("experiment=paper_ml", "cohort/preset=demo", "trainer.max_epochs=2")
+    assert (config.cohort.preset.label, config.trainer.max_epochs) == ("demo", 2)
+
+
+def test_single_landmark_experiments_sweep_by_themselves_and_skip_what_is_done(shell, tmp_path):
+    arguments = ("experiment=demo_sl", "model=slim", f"outputs={tmp_path}", *SMALL)
+    status, out, err = shell(*arguments)
+    assert (status, err) == (0, "")
+    runs = sorted(path.parent.name for path in (tmp_path / "demo").glob("*/predictions.csv"))
+    names = ("AC", "CUL", "GENU", "ICS", "IMS", "PC", "PMJ", "SPLE")
+    assert runs == [f"sl-{name}-seed0" for name in names]
+    assert out.count("trained") == 8
+    status, out, _ = shell(*arguments)
+    assert (status, out.count("already finished")) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+optimizer.learning_rat=1", "did you mean optimizer.learning_rate?"),
+        ("+trainer.max_epoch=1", "did you mean trainer.max_epochs?"),
+        ("+model.droput=0.1", "did you mean model.dropout?"),
+        ("+sed=1", "did you mean seed?"),
+        ("trainer.max_epochs=0", "trainer.max_epochs"),
+        ("schedule.kind=linear", "schedule.kind"),
+        ("landmark=XY", "XY"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_message_and_status_2(shell, tmp_path, override, words):
+    status, out, err = shell("experiment=demo_ml", f"outputs={tmp_path}", *SMALL, override)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_typo_in_an_experiment_file_is_refused():
+    values = values_of(composed("experiment=demo_ml"))
+    with pytest.raises(ConfigError, match=r"callbacks\.evaluat_every.*callbacks\.evaluate_every"):
+        settings(TrainingConfig, values | {"callbacks": {"evaluat_every": 3}})
+
+
+def test_every_model_group_names_a_network():
+    for path in sorted((PROJECT / "conf" / "model").glob("*.yaml")):
+        assert yaml.safe_load(path.read_text())
+        settings(TrainingConfig, values_of(composed(f"model={path.stem}")))
+
+
+def test_help_answers_without_loading_anything_heavy():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(SHELL), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "trainer" in done.stdout
+    assert not {"torch", "pytorch_lightning", "pandas", "nilearn"} & {
+        line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()
+    }
