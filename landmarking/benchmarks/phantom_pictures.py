@@ -192,7 +192,7 @@ def _on_template() -> Any:
     front = template.affine[1, 3] + template.brain.shape[1] - 1
     offsets = {
         "AC": (-14, 14),
-        "PG": (30, 3),
+        "PG": (34, 14),
         "SPLE": (14, -16),
         "PC": (-2, -22),
         "SIPF": (-30, 2),

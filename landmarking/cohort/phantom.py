@@ -46,7 +46,7 @@ from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array, Plane, apply_affine
 from landmarking.landmarks import landmark_set
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings give other bytes, so that old trees are made anew."""
 
 
