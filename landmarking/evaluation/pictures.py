@@ -142,7 +142,7 @@ def error_ellipses(
     places = np.array(list(positions_px.values()))
     low, high = places.min(axis=0) - 14, places.max(axis=0) + 14
     aspect = float((high[1] - low[1]) / (high[0] - low[0]))
-    figure = new_figure(0.2 + len(groups) * (0.25 + 3.1 * aspect))
+    figure = new_figure(0.4 + len(groups) * (0.25 + 3.1 * aspect))
     panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
     for axes, group in zip(panels, groups, strict=True):
         if background is not None:
@@ -155,7 +155,7 @@ def error_ellipses(
         _scale_bar(axes, float(low[0]) + 3, float(high[1]) - 3, 10.0 / step_mm)
     for model, colour in model_colours(models).items():
         panels[0].plot([], [], color=colour, label=model)
-    panels[0].legend(loc="upper right", labelcolor="white" if background is not None else "black")
+    figure.legend(loc="outside lower center", ncols=len(models))
     caption = (
         "Predicted minus true position of every test point, moved to the landmark's place on the "
         "template: dot, mean; ellipse, 95 % of a normal distribution with the same covariance. "

@@ -95,10 +95,11 @@ def served(runs: Path, *, timeout_s: float = 90.0) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs)]
+    # From within the folder, for TensorBoard shows the path that it was given.
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "."]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and fixed flags
-            [*command, "--port", str(port)], stdout=log, stderr=log
+            [*command, "--port", str(port)], cwd=runs, stdout=log, stderr=log
         )
         try:
             address = f"http://localhost:{port}/"
