@@ -100,7 +100,7 @@ def group_metrics(name: str, landmarks: tuple[str, ...], errors_mm: Array) -> di
         for radius, rate in zip(SDR_THRESHOLDS_MM, rates.tolist(), strict=True):
             found[f"sdr_percent/{name}/{radius:g}mm"] = float(rate)
     for column, landmark in enumerate(landmarks):
-        if scored[:, column].any() and len(landmarks) > 1:
+        if scored[:, column].any():
             mean = float(errors_mm[scored[:, column], column].mean())
             found[f"error_mm/{name}/{landmark}"] = mean
     return found

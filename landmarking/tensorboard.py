@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,12 +48,49 @@ def draw_points(
     return canvas
 
 
+def comparison_layout(groups: Sequence[str], landmarks: Sequence[str]) -> dict[str, Any]:
+    """Layout of the custom-scalars page: one chart a group and landmark, all runs in each.
+
+    The runs of a single-landmark sweep log one landmark each under the tag that a multi-landmark
+    run uses for it, so that the two meet in one chart.
+
+    Args:
+        groups: Names of the test groups.
+        landmarks: Names of the landmarks.
+
+    Returns:
+        Categories of charts, as `SummaryWriter.add_custom_scalars` takes them.
+    """
+    layout: dict[str, Any] = {
+        f"{group}: error by landmark (mm)": {
+            landmark: ["Multiline", [f"error_mm/{group}/{landmark}$"]] for landmark in landmarks
+        }
+        for group in groups
+    }
+    layout["mean error (mm)"] = {
+        group: ["Multiline", [f"error_mm/{group}/mean$"]] for group in groups
+    }
+    layout["loss (px)"] = {"training and validation": ["Multiline", ["loss_px/.*"]]}
+    return layout
+
+
 class Pictures(Callback):
     """Slices of every test group with truth and prediction, every so many epochs."""
 
-    def __init__(self, groups: tuple[TestGroup, ...], config: CallbacksConfig) -> None:
+    def __init__(
+        self, groups: tuple[TestGroup, ...], config: CallbacksConfig, landmarks: Sequence[str]
+    ) -> None:
+        """Take the groups, and all landmarks of the set for the page that compares runs."""
         self.groups = groups
         self.config = config
+        self.landmarks = landmarks
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lay out the custom-scalars page."""
+        layout = comparison_layout([group.name for group in self.groups], self.landmarks)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars(layout)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw one row a group under `slices/GROUP`."""

@@ -166,7 +166,7 @@ def _fit(
     callbacks: list[pl.Callback] = [
         evaluation,
         History(folder.history, evaluation, config.callbacks),
-        Pictures(evaluation.groups, config.callbacks),
+        Pictures(evaluation.groups, config.callbacks, data.cohort.landmarks.names),
         RunCheckpoint(folder.last, config.callbacks.checkpoint_every),
     ]
     with quiet():
