@@ -27,8 +27,14 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
+        "packages": _packages(),
     }
+
+
+def _packages() -> dict[str, str]:
+    # What another process is installing at this moment may not have a name yet.
+    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    return dict(sorted(found.items()))
 
 
 def _git(*arguments: str) -> str | None:
