@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -16,8 +17,8 @@ def provenance() -> dict[str, Any]:
     """Plain values that say with what, on what and from which source a run was made.
 
     Returns:
-        `commit` and `modified` (None outside a git checkout), `python`, `platform`, `command` and
-        `packages`, the installed versions by name.
+        `commit` and `modified` (None outside a git checkout), `python`, `platform`, `hardware`,
+        `command` and `packages`, the installed versions by name.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no")
@@ -26,9 +27,24 @@ def provenance() -> dict[str, Any]:
         "modified": None if changes is None else bool(changes),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "hardware": _hardware(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "packages": _packages(),
     }
+
+
+def _hardware() -> str:
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            processor = value.strip()
+            break
+    return f"{os.cpu_count()} x {processor}"
 
 
 def _packages() -> dict[str, str]:

@@ -126,6 +126,11 @@ class RunFolder:
             ) from error
         return State.NEW
 
+    def note(self, **facts: Any) -> None:
+        """Add plain values to the provenance of a run that has begun."""
+        known = json.loads(self.provenance.read_text(encoding="utf-8"))
+        write_text(self.provenance, json.dumps({**known, **facts}, indent=1) + "\n")
+
     def _check_same(self, config: Mapping[str, Any], digest: str) -> None:
         if not (self.predictions.exists() or self.last.exists()):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -100,6 +101,8 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
     cohort.indices(config.cohort.test_groups)
     facts = {**provenance(), "seed": config.seed, "cohort": cohort.name}
     facts |= {"cohort_digest": cohort.digest, "split_digest": data.split.digest}
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
     state = folder.begin(config.plain(), cohort.digest, facts, overwrite=config.overwrite)
     if state is not State.FINISHED:
         try:
@@ -115,8 +118,10 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
 def _train_and_predict(
     config: TrainingConfig, data: LandmarkDataModule, folder: RunFolder, *, resume: bool
 ) -> None:
+    started = time.monotonic()
     write_split(folder.split, data.split)
     module = _fit(config, data, folder, resume=resume)
+    folder.note(training_wall_s=round(time.monotonic() - started, 1), resumed=resume)
     write_results(
         folder,
         data.cohort,

@@ -19,7 +19,7 @@ from landmarking.evaluation.summary import group_order, model_order, with_no_ski
 from landmarking.evaluation.typeset import DASH, Table
 
 _WORST = 10
-_MAIN_PACKAGES = ("torch", "pytorch-lightning", "numpy", "scipy", "nibabel", "SimpleITK", "nilearn")
+_MAIN_PACKAGES = ("torch", "pytorch-lightning", "numpy", "scipy", "nibabel", "nilearn")
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Scan to slice, with numpy, scipy and SimpleITK; never torch or Lightning."""
+"""Scan to slice, with numpy, scipy and scikit-image; never torch or Lightning."""
