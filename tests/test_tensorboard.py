@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from landmarking.callbacks import group_metrics
 from landmarking.config import settings
-from landmarking.tensorboard import PREDICTED_COLOUR, TRUE_COLOUR, draw_points
+from landmarking.tensorboard import PREDICTED_COLOUR, TRUE_COLOUR, comparison_layout, draw_points
 from landmarking.training import TrainingConfig, run_training
 
 
@@ -33,3 +34,13 @@ def test_crosses_lie_where_the_points_are():
     assert tuple(canvas[7, 10]) == TRUE_COLOUR  # the middle of slice pixel (3, 2)
     assert tuple(canvas[22, 46]) == PREDICTED_COLOUR
     assert (canvas.any(axis=-1)).sum() == 2 * 9
+
+
+def test_a_sweep_and_a_multi_landmark_run_meet_in_one_chart_a_landmark():
+    layout = comparison_layout(["HS"], ["AC", "PC"])
+    assert layout["HS: error by landmark (mm)"] == {
+        "AC": ["Multiline", ["error_mm/HS/AC$"]],
+        "PC": ["Multiline", ["error_mm/HS/PC$"]],
+    }
+    for landmarks in (("AC",), ("AC", "PC")):
+        assert "error_mm/HS/AC" in group_metrics("HS", landmarks, np.ones((3, len(landmarks))))
