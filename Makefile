@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUTPUTS ?= outputs
+COHORT ?= cohort=phantom cohort/preset=paper
+PAPER_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint data train report tensorboard clean
+.PHONY: help demo paper test lint data train report screenshots tensorboard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +32,15 @@ lint: $(STAMP) ## formatting, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+paper: $(STAMP) ## the paper's whole study from nothing; COHORT=... PAPER_ARGS=trainer.max_epochs=100
+	$(BIN)/python experiments/prepare.py $(COHORT)
+	$(BIN)/python experiments/train.py experiment=paper_sl $(COHORT) $(PAPER_ARGS)
+	$(BIN)/python experiments/train.py experiment=paper_ml $(COHORT) $(PAPER_ARGS)
+	$(BIN)/python experiments/report.py runs=$(OUTPUTS)/paper
+
+screenshots: $(STAMP) ## pictures of the demo's report and TensorBoard for docs/images (needs Chromium)
+	$(BIN)/python experiments/screenshots.py runs=$(OUTPUTS)/demo
 
 tensorboard: $(STAMP) ## open TensorBoard on outputs/
 	$(BIN)/tensorboard --logdir $(OUTPUTS)
