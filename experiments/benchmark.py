@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("msp", "prepare", "phantom", "train", "augment")
+NAMES = ("msp", "registration", "prepare", "phantom", "train", "augment")
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> str:
     values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
     assert isinstance(values, dict)
     chosen = settings(MspBenchmark, {str(key): value for key, value in values.items()}, "msp")
-    groups = [*_real_heads(PROJECT / chosen.heads), ("phantoms", _phantoms(chosen))]
+    groups = [*real_heads(PROJECT / chosen.heads), ("phantoms", _phantoms(chosen))]
     poses, truths = [], []
     for name, heads in groups:
         for search, count in (("plain", chosen.plain_poses), ("fast", chosen.poses)):
@@ -111,7 +111,8 @@ def run(arguments: list[str]) -> str:
     return "\n".join([*lines, "", f"Written to {folder}: msp.md, poses.csv, truth.csv"])
 
 
-def _real_heads(folder: Path) -> list[tuple[str, list[Subject3D]]]:
+def real_heads(folder: Path) -> list[tuple[str, list[Subject3D]]]:
+    """Each real head by its name, with the time to read it; none where the folder is absent."""
     if not folder.is_dir():
         return []
     found = []

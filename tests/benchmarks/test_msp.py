@@ -10,8 +10,8 @@ def test_unknown_settings_are_refused_before_anything_is_measured():
         msp.run(["pose=3"])
 
 
-def test_no_real_heads_make_no_rows(tmp_path):
-    assert msp._real_heads(tmp_path / "absent") == []
+def test_noreal_heads_make_no_rows(tmp_path):
+    assert msp.real_heads(tmp_path / "absent") == []
 
 
 def test_rows_are_tables_in_markdown_and_csv():
