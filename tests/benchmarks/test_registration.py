@@ -48,5 +48,5 @@ def test_no_real_heads_make_no_rows(tmp_path):
 
 
 def test_unknown_settings_are_refused():
-    with pytest.raises(ConfigError, match="did you mean registration.poses"):
+    with pytest.raises(ConfigError, match=r"did you mean registration\.poses"):
         run(["pose=3"])
