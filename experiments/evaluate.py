@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from landmarking.config import register_resolvers, settings
+from landmarking.config import admit_keys, register_resolvers, settings
 from landmarking.errors import LandmarkingError
 
 
@@ -32,4 +32,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     register_resolvers()
+    sys.argv[1:] = admit_keys(sys.argv[1:])
     main()

@@ -6,8 +6,9 @@ import sys
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
-from landmarking.config import register_resolvers, settings
+from landmarking.config import admit_keys, register_resolvers, settings
 from landmarking.errors import LandmarkingError
 
 
@@ -17,9 +18,12 @@ def main(config: DictConfig) -> None:
     from landmarking.training import TrainingConfig, train
 
     try:
-        values = OmegaConf.to_container(config, resolve=True)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
         print(train(settings(TrainingConfig, {str(k): v for k, v in values.items()})).summary())
+    except MissingMandatoryValue as error:
+        print(f"{error.full_key}: set it, as in {error.full_key}=DIR", file=sys.stderr)
+        sys.exit(2)
     except LandmarkingError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -27,4 +31,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     register_resolvers()
+    sys.argv[1:] = admit_keys(sys.argv[1:])
     main()
