@@ -40,7 +40,7 @@ points = st.tuples(coordinates, coordinates)
 truths = st.one_of(points, st.just((MISSING, MISSING)), st.tuples(coordinates, st.just(MISSING)))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.tuples(points, truths), min_size=3, max_size=3), min_size=1, max_size=4)
 )
