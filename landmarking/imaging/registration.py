@@ -55,6 +55,7 @@ _GRID_MM = 8.0
 _KEEP_COARSE = 2
 """Starts of each size that are refined."""
 _KEEP_FINE = 2
+"""Fits at 8 mm, of six and of twelve degrees of freedom each, that are refined at 4 mm."""
 _MIN_OVERLAP = 0.4
 
 
@@ -140,14 +141,15 @@ def nearest_rigid(common_to_world: Array, centre_mm: Array = CENTRE_MM) -> Array
 
 def _search(volume: Volume, starts: Sequence[Start]) -> _Fit:
     coarse, fine = template_level(_GRID_MM), template_level(_GRID_MM / 2)
-    fits = []
-    for start in _best_starts(volume, starts):
-        rigid = _refine(volume, coarse, start, 6, 6)
-        # Brains are smaller than the template by a tenth on average; without the twelve degrees
-        # of freedom, size would be traded for pose.
-        fits.append(_refine(volume, coarse, rigid.common_to_world, 12, 12))
-    fits.sort(key=_quality, reverse=True)
-    finer = [_refine(volume, fine, fit.common_to_world, 12, 12) for fit in fits[:_KEEP_FINE]]
+    matrices = _best_starts(volume, starts)
+    rigid = sorted((_refine(volume, coarse, start, 6, 6) for start in matrices), key=_quality)
+    # Brains are smaller than the template by a tenth on average; without the twelve degrees of
+    # freedom, size would be traded for pose.
+    free = [_refine(volume, coarse, fit.common_to_world, 12, 12) for fit in rigid]
+    free.sort(key=_quality)
+    # At 8 mm, stretching can blow a small brain up to the skull; the rigid fits have not done so.
+    kept = [*free[-_KEEP_FINE:], *rigid[-_KEEP_FINE:]]
+    finer = [_refine(volume, fine, fit.common_to_world, 12, 12) for fit in kept]
     return max(finer, key=_quality)
 
 
