@@ -6,7 +6,17 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("msp", "registration", "prepare", "phantom", "train", "augment")
+NAMES = (
+    "msp",
+    "registration",
+    "pipeline",
+    "intensity",
+    "prepare",
+    "phantom",
+    "train",
+    "augment",
+    "recipes",
+)
 
 
 def main() -> None:

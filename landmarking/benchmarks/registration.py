@@ -192,9 +192,9 @@ def posed_scan(scan: Scan, kind: Kind, rng: np.random.Generator) -> tuple[Scan, 
     _, voxel_mm, missing_mm = kind
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(scan.data.shape) - 1)
     box = apply_affine(scan.affine, corners)
-    angles = rng.uniform(-1.0, 1.0, 3) * TURNS_DEG
+    pitch, roll, yaw = rng.uniform(-1.0, 1.0, 3) * TURNS_DEG
     shift = rng.uniform(-SHIFT_MM, SHIFT_MM, 3)
-    motion = rigid_matrix(*angles, shift_mm=shift, centre_mm=box.mean(axis=0))
+    motion = rigid_matrix(pitch, roll, yaw, shift, box.mean(axis=0))
     # The field of view moves with the head by half: a technologist centres it, but not exactly.
     low, high = (edge + shift / 2.0 for edge in (box.min(axis=0) - 15.0, box.max(axis=0) + 15.0))
     high[2] = min(high[2], apply_affine(motion, box)[:, 2].max()) - missing_mm
