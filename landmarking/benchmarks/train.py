@@ -47,8 +47,8 @@ class TrainBenchmark:
     """
 
     kinds: str = "sl,ml"
-    slices: int = 64
-    batch: int = 32
+    slices: int = 32
+    batch: int = 16
     epochs: int = 1
     rounds: int = 2
     threads: int = 0
