@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from landmarking.cohort.anatomy import Atlas, Float32
 from landmarking.cohort.deformity import Age
 from landmarking.cohort.face import Tissue
+from landmarking.cohort.slow_fields import SlowFields, reach_mm, slow_fields
 from landmarking.cohort.texture import texture
 from landmarking.cohort.warps import VoxelMap
 from landmarking.geometry import Array
@@ -81,10 +82,10 @@ def paint(
     Returns:
         Intensities, white matter near 1, shape (I, J, K); tissue shares, (3, I, J, K).
     """
-    rough = _slow_fields(atlas, warp, body)
+    rough = slow_fields(atlas, warp, body, settings.skull_mm, settings.scalp_mm)
     palette = _palette(settings, visit)
     points = warp.grid().reshape(3, -1)
-    image = _around(settings, atlas, palette, points, rough, body)
+    image = _around(settings, atlas, palette, points, rough)
     outside = rough.outside
     within = np.flatnonzero(outside < 1.0)
     inner, cortex = points[:, within], rough.cortex[within]
@@ -92,7 +93,7 @@ def paint(
     # of fluid and cortex: the tissue seen there is that of 4 mm to the side, and a cleft is cut.
     aside = inner.copy()
     aside[0] = np.copysign(np.sqrt(inner[0] ** 2 + (4.0 * cortex) ** 2), inner[0])
-    average = [volume.at(aside) for volume in (atlas.brain, atlas.grey, atlas.white)]
+    average = atlas.average.at(aside)
     folds = _shares(settings, average[1], average[2], cortex, inner, age, body)
     # The template's brain ends in a soft rim; beyond it the shells go on.
     solid = np.clip(average[0] / 0.08 - 0.5, 0.0, 1.0) * np.clip(0.5 - outside[within], 0.0, 1.0)
@@ -101,66 +102,6 @@ def paint(
     tissues = np.zeros((3, outside.size), dtype=np.uint8)
     tissues[:, within] = np.rint(255.0 * folds * (average[0] > 0.02))
     return image.reshape(warp.shape), tissues.reshape(3, *warp.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class _Rough:
-    """Fields too smooth to need every voxel, each of shape (N,).
-
-    Attributes:
-        outside: Distance from the brain's hull, mm.
-        cortex: Where folds are the person's own.
-        body: Above zero near face and neck.
-        slow: Texture of the thickness of skull and scalp.
-        middle: Texture of muscles and fat.
-        fast: Texture of small irregularities.
-    """
-
-    outside: Float32
-    cortex: Float32
-    body: Float32
-    slow: Float32
-    middle: Float32
-    fast: Float32
-
-
-def _slow_fields(atlas: Atlas, warp: VoxelMap, rng: np.random.Generator) -> _Rough:
-    coarse = warp.grid(every=2)
-    shape = coarse.shape[1:]
-    points = coarse.reshape(3, -1)
-    # Muscles run up and down, and so do the seams of fat between them.
-    along = points * np.array([[1.0], [1.0], [0.4]], dtype=np.float32)
-    fields = (
-        _with_cisterns(atlas.outside.at(points), points),
-        atlas.cortex.at(points),
-        atlas.body.at(points),
-        texture(rng, 60.0).at(points),
-        texture(rng, 13.0, 0.5).at(along),
-        texture(rng, 9.0, 0.5).at(points),
-    )
-    return _Rough(*(_doubled(field.reshape(shape), warp.shape).ravel() for field in fields))
-
-
-def _with_cisterns(outside: Float32, points: Float32) -> Float32:
-    """Distance from the brain, less where fluid keeps the bone away from it."""
-    room = np.zeros_like(outside)
-    for centre, reach, depth_mm in (((0, 2, -27), 15.0, 6.0), ((0, -68, -62), 12.0, 4.0)):
-        offset = points - np.array(centre, dtype=np.float32)[:, None]
-        room += depth_mm * np.exp((offset**2).sum(0) * np.float32(-0.5 / reach**2))
-    return np.where(outside > 0.5, np.maximum(outside - room, 0.5), outside)
-
-
-def _doubled(field: Float32, shape: tuple[int, int, int]) -> Float32:
-    """Linear interpolation of a field at every second voxel to all of them."""
-    for axis, size in enumerate(shape):
-        values = field.swapaxes(0, axis)
-        out = np.empty((size, *values.shape[1:]), dtype=np.float32)
-        out[::2] = values
-        out[1:-1:2] = 0.5 * (values[:-1] + values[1:])[: len(out[1:-1:2])]
-        if size % 2 == 0:
-            out[-1] = values[-1]
-        field = out.swapaxes(0, axis)
-    return np.ascontiguousarray(field)
 
 
 def _palette(settings: PaintSettings, rng: np.random.Generator) -> Palette:
@@ -254,15 +195,12 @@ def _around(
     atlas: Atlas,
     palette: Palette,
     points: Float32,
-    rough: _Rough,
-    rng: np.random.Generator,
+    rough: SlowFields,
 ) -> Float32:
     """Intensities outside the brain: shells of the vault, and the face and neck below."""
-    skull = settings.skull_mm * float(np.exp(0.2 * rng.normal()))
-    scalp = settings.scalp_mm * float(np.exp(0.25 * rng.normal()))
-    shells = np.cumsum([1.8, 0.9, 0.35 * skull, 0.3 * skull, 0.35 * skull, 0.75 * scalp, 2.0])
+    shells = rough.shells
     image = np.zeros(rough.outside.size, dtype=np.float32)
-    rind = np.flatnonzero((rough.outside > -1.5) & (rough.outside < 1.4 * shells[-1] + 2.0))
+    rind = np.flatnonzero((rough.outside > -1.5) & (rough.outside < reach_mm(shells)))
     depth = _depth(rough, rind)
     image[rind] = _vault(palette, depth, shells) * (1.0 + settings.grain * rough.fast[rind])
     low = np.flatnonzero((rough.body > 0.0) & (rough.outside > 0.5))
@@ -277,7 +215,7 @@ def _around(
     return image
 
 
-def _depth(rough: _Rough, chosen: NDArray[np.intp]) -> Float32:
+def _depth(rough: SlowFields, chosen: NDArray[np.intp]) -> Float32:
     """Distance from the brain over a thickness that varies around the head."""
     uneven = rough.outside[chosen] + 0.3 * rough.fast[chosen]
     return np.asarray(uneven / (1.0 + 0.12 * rough.slow[chosen]), dtype=np.float32)

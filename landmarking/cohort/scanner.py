@@ -128,7 +128,8 @@ def acquire(
     imaginary *= sd
     magnitude = np.hypot(real, imaginary, out=real)
     magnitude *= rng.uniform(300.0, 900.0)
-    return np.asarray(np.rint(magnitude).clip(0, 32000), dtype=np.int16)
+    np.rint(magnitude, out=magnitude)
+    return np.clip(magnitude, 0, 32000, out=magnitude).astype(np.int16)
 
 
 def _ringing(signal: Float32, axis: int, strength: float) -> Float32:

