@@ -26,7 +26,7 @@ report: $(STAMP) ## table and figures from the demo's predictions
 	$(BIN)/python experiments/report.py runs=$(OUTPUTS)/demo
 
 test: lint ## lint, types and tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP) ## formatting, lint and strict types
 	$(BIN)/ruff format --check .
