@@ -70,11 +70,11 @@ def test_a_part_outside_the_field_of_view_does_not_shift_the_rest():
 
 
 @settings(max_examples=30)
-@given(st.floats(0.4, 2.5), st.floats(50.0, 1000.0), st.floats(-50.0, 50.0))
+@given(st.floats(0.4, 2.5), st.floats(0.01, 1000.0), st.floats(-1.0, 1.0))
 def test_no_rising_change_of_contrast_survives(gamma, gain, offset):
     image, reference = head(1), Reference(head(2).astype(np.float32), BRAIN, "template")
 
-    changed = match_histogram(gain * image**gamma + offset, reference)
+    changed = match_histogram(gain * (image**gamma + offset), reference)
 
     assert np.allclose(changed, match_histogram(image, reference), atol=2e-3)
 
