@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from landmarking.config import register_resolvers, settings
-from landmarking.errors import LandmarkingError
+from landmarking.command_line import answer, start
 
 
 @hydra.main(config_path="../conf", config_name="report", version_base="1.3")
@@ -16,13 +15,7 @@ def main(config: DictConfig) -> None:
     """Check the configuration, write the report, and print Table 1 and the paths."""
     from landmarking.evaluation.report import ReportConfig, run_report
 
-    try:
-        values = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(values, dict)
-        print(run_report(settings(ReportConfig, {str(key): values[key] for key in values})))
-    except LandmarkingError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    answer(config, ReportConfig, run_report)
 
 
 def as_list(argument: str) -> str:
@@ -33,6 +26,5 @@ def as_list(argument: str) -> str:
 
 
 if __name__ == "__main__":
-    register_resolvers()
     sys.argv[1:] = [as_list(argument) for argument in sys.argv[1:]]
-    main()
+    start(main, "report")

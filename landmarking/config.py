@@ -7,7 +7,7 @@ call `settings` once per dataclass; a typing error in a key is refused with the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -62,31 +62,6 @@ def _refuse_unknown_keys(schema: Any, values: Mapping[str, Any], where: str) -> 
             raise ConfigError(f"{path}: there is no such setting; {hint}")
         if is_dataclass(hints[key]) and isinstance(value, Mapping):
             _refuse_unknown_keys(hints[key], value, path)
-
-
-def admit_keys(arguments: Sequence[str]) -> list[str]:
-    """Let a mistyped key of the command line reach `settings`, which knows the nearest right one.
-
-    Hydra refuses a key that is not in the YAML before any of our code runs, and in five lines.
-    With `++` ahead it takes every key; whether there is such a setting is then for `settings` to
-    say. Groups (`model=slim`), sweeps (`seed=0,1`), options and Hydra's own keys are left as they
-    are.
-
-    Args:
-        arguments: The command line, without the program.
-
-    Returns:
-        As many arguments, for Hydra.
-    """
-    return [f"++{argument}" if _sets_a_value(argument) else argument for argument in arguments]
-
-
-def _sets_a_value(argument: str) -> bool:
-    key, equals, value = argument.partition("=")
-    plain = all(part.isidentifier() for part in key.split("."))
-    group = (PROJECT / "conf" / key).is_dir() or key.startswith("hydra.")
-    sweep = "," in value and value[:1] not in "[{'\""
-    return bool(equals) and plain and not group and not sweep
 
 
 def register_resolvers() -> None:

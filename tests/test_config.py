@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import OmegaConf
 
-from landmarking.config import PROJECT, admit_keys, register_resolvers, settings
+from landmarking.config import PROJECT, register_resolvers, settings
 from landmarking.errors import ConfigError
 
 
@@ -50,11 +50,3 @@ def test_project_folders_do_not_depend_on_the_working_directory(tmp_path, monkey
     register_resolvers()
     assert OmegaConf.create({"a": "${project:outputs}"}).a == str(PROJECT / "outputs")
     assert (PROJECT / "pyproject.toml").is_file()
-
-
-def test_values_of_the_command_line_may_have_any_key_and_groups_stay_groups():
-    values = ["model.dropot=0.3", "sed=1", "model.channels=[4,4]", "adapt.start="]
-    assert admit_keys(values) == [f"++{value}" for value in values]
-    rest = ["model=slim", "cohort/preset=demo", "model@model.member=slim", "+x=1", "~y=1", "-m"]
-    rest += ["hydra.mode=RUN", "seed=0,1", "--cfg=job", "experiment=demo_ml"]
-    assert admit_keys(rest) == rest

@@ -1,0 +1,69 @@
+"""The shells' shared part: help from the YAML, near keys, one message on bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from landmarking.command_line import CONF, admit, help_text
+from landmarking.config import PROJECT
+from landmarking.errors import ConfigError
+
+SHELLS = ["evaluate", "prepare", "report", "screenshots", "train"]
+
+
+def test_values_may_have_any_key_and_groups_stay_groups():
+    values = ["model.dropot=0.3", "sed=1", "model.channels=[4,4]", "adapt.start="]
+    assert admit(values) == [f"++{value}" for value in values]
+    rest = ["model=slim", "cohort/preset=demo", "model@model.member=slim", "+x=1", "~y=1", "-m"]
+    rest += ["hydra.mode=RUN", "seed=0,1", "--cfg=job", "experiment=demo_ml", "model=slim,paper"]
+    rest += ["hydra/launcher=joblib", "experiment=null"]
+    assert admit(rest) == rest
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model=slimm", "model=slimm: no such choice; did you mean slim?"),
+        ("model=slim,papr", "model=papr: no such choice; did you mean paper?"),
+        ("model@model.member=slimm", "did you mean slim?"),
+        (
+            "cohort/preste=demo",
+            "cohort/preste: there is no such group; did you mean cohort/preset?",
+        ),
+        ("logger=wandb", "logger=wandb: no such choice; there are none, tensorboard"),
+    ],
+)
+def test_a_group_or_option_that_is_not_there_is_refused_with_the_nearest(argument, message):
+    with pytest.raises(ConfigError) as refusal:
+        admit([argument])
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_help_names_every_key_and_every_option(name):
+    text = help_text(name)
+    keys = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+    for key in set(keys) - {"defaults", "hydra"}:
+        assert f"\n  {key}:" in text
+    for entry in keys["defaults"]:
+        for group in set(entry) - {"launcher"} if isinstance(entry, dict) else ():
+            for path in (CONF / group).glob("*.yaml"):
+                assert path.stem in text
+    assert "hydra:" not in text
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_shell_answers_help_by_itself_and_a_typing_error_with_one_message(name):
+    shell = [sys.executable, str(PROJECT / "experiments" / f"{name}.py")]
+    told = subprocess.run([*shell, "--help"], capture_output=True, text=True, check=True)
+    assert told.stdout == help_text(name)
+    assert told.stderr == ""
+    refused = subprocess.run([*shell, "cohort/preste=x"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr.count("\n") == 1
+    assert "did you mean cohort/preset?" in refused.stderr
