@@ -236,17 +236,21 @@ def _to_world(path: Path, frame: object, rows: Sequence[tuple[str, object]]) -> 
     return points
 
 
-def write_markups(path: Path, points: Mapping[str, Array]) -> None:
+def write_markups(
+    path: Path, points: Mapping[str, Array], descriptions: Mapping[str, str] | None = None
+) -> None:
     """Write points as 3D Slicer Markups (`.mrk.json`, schema 1.0.3), in LPS as Slicer does.
 
     Args:
         path: File to write, replaced as a whole.
         points: World RAS mm, shape (3,), by label; a NaN point is left out.
+        descriptions: What Slicer's table says of a point, by label.
     """
     control_points = [
         {
             "id": str(number),
             "label": label,
+            **({"description": descriptions[label]} if descriptions else {}),
             "position": (np.asarray(point) * _LPS_TO_RAS).tolist(),
             "positionStatus": "defined",
             "selected": True,
@@ -271,7 +275,9 @@ def write_markups(path: Path, points: Mapping[str, Array]) -> None:
     write_text(path, json.dumps({"@schema": schema, "markups": [markup]}, indent=1) + "\n")
 
 
-def write_fcsv(path: Path, points: Mapping[str, Array]) -> None:
+def write_fcsv(
+    path: Path, points: Mapping[str, Array], descriptions: Mapping[str, str] | None = None
+) -> None:
     """Write points as 3D Slicer's older `.fcsv`, in LPS; arguments as in `write_markups`."""
     lines = [
         "# Markups fiducial file version = 4.11",
@@ -281,5 +287,7 @@ def write_fcsv(path: Path, points: Mapping[str, Array]) -> None:
     for number, (label, point) in enumerate(points.items(), start=1):
         if np.isfinite(point).all():
             x, y, z = (float(value) for value in np.asarray(point) * _LPS_TO_RAS)
-            lines.append(f"{number},{x!r},{y!r},{z!r},0,0,0,1,1,1,0,{label},,")
+            # A comma would end the column.
+            text = (descriptions or {}).get(label, "").replace(",", ";")
+            lines.append(f"{number},{x!r},{y!r},{z!r},0,0,0,1,1,1,0,{label},{text},")
     write_text(path, "\n".join(lines) + "\n")

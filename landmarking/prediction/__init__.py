@@ -1,0 +1,1 @@
+"""A scan and a model to landmarks in world mm, and the files that other programs open."""

@@ -1,0 +1,71 @@
+"""Radii that a model's doubt stands for, kept beside the run or study that they belong to.
+
+`calibration.json` holds what `landmarking.evaluation.confidence.calibrate` found on people whom no
+member was trained on. It names the model by its digest and serves no other.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from landmarking.errors import ConfigError
+from landmarking.evaluation.confidence import Calibration
+
+if TYPE_CHECKING:
+    from landmarking.prediction.model import LandmarkModel
+
+FILE = "calibration.json"
+
+
+def to_plain(calibration: Calibration) -> dict[str, Any]:
+    """Plain values of a calibration."""
+    return {
+        "coverage": calibration.coverage,
+        "factors": calibration.factors.tolist(),
+        "counts": calibration.counts.tolist(),
+    }
+
+
+def from_plain(values: dict[str, Any]) -> Calibration:
+    """Inverse of `to_plain`."""
+    return Calibration(
+        np.array(values["factors"], dtype=np.float64),
+        float(values["coverage"]),
+        np.array(values["counts"], dtype=np.int64),
+    )
+
+
+def read_calibration(folder: Path, model: LandmarkModel) -> dict[str, Any] | None:
+    """What `calibrate_runs` wrote for a model, or None where there is nothing.
+
+    Args:
+        folder: Of the run or study.
+        model: The model that the runs make.
+
+    Returns:
+        The fields `calibration` and `doubt_limit_px` of the model.
+
+    Raises:
+        ConfigError: If the file is damaged or belongs to another model.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    again = "calibrate again with `landmarking calibrate`, or remove the file"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = from_plain(values)
+        limits = np.array(values["doubt_limit_px"], dtype=np.float64)
+        owner = values["model_digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a calibration ({error!r}); {again}") from error
+    if owner != model.digest or len(found.factors) != len(model.landmarks):
+        raise ConfigError(
+            f"{path}: belongs to another model ({owner[:12]}, this one is {model.digest[:12]}): "
+            f"runs were added, removed or trained again; {again}"
+        )
+    return {"calibration": found, "doubt_limit_px": limits}

@@ -1,0 +1,201 @@
+"""A model in one file: weights as plain arrays, and a card that says what they are.
+
+A package is a zip archive with `card.json`, `reference.npy` (what histograms are matched to) and
+`members/<number>/<tensor>.npy`. Nothing in it is code, and reading it runs none. Weight matrices
+and kernels are kept with 16 bits, everything else with 32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarking.config import settings
+from landmarking.data.cache import canonical_json
+from landmarking.errors import ConfigError, LandmarkError
+from landmarking.geometry import Array
+from landmarking.imaging.intensity import Reference
+from landmarking.imaging.pipeline import PreprocessSettings, template_slice
+from landmarking.landmarks import landmark_set
+from landmarking.prediction.calibration import from_plain, to_plain
+from landmarking.prediction.model import LandmarkModel, Member
+from landmarking.prediction.runs import build_member
+from landmarking.storage import atomic_path
+
+FORMAT = 1
+SUFFIX = ".zip"
+
+_CARD, _REFERENCE = "card.json", "reference.npy"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def write_package(path: Path, model: LandmarkModel, card: Mapping[str, Any]) -> None:
+    """Write a model as one file; the same model and card give the same bytes.
+
+    Args:
+        path: File to write, ending in `.zip`.
+        model: What to write.
+        card: What people should know: training, accuracy, limits, licence.
+
+    Raises:
+        ConfigError: If the name has another ending, or the file cannot be written.
+    """
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"{path}: a packed model ends in {SUFFIX}; name it so")
+    arrays = dict(_arrays(model))
+    body = {
+        **card,
+        **_description(model),
+        "format": FORMAT,
+        "weights_sha256": _digest(arrays),
+    }
+    try:
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            _put(archive, _CARD, json.dumps(body, indent=1).encode() + b"\n")
+            for name, values in arrays.items():
+                buffer = io.BytesIO()
+                np.save(buffer, values, allow_pickle=False)
+                _put(archive, name, buffer.getvalue())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    # A fixed date, so that the same content is the same file.
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(info, content)
+
+
+def _arrays(model: LandmarkModel) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield _REFERENCE, np.asarray(model.reference.image, np.float32)
+    for number, member in enumerate(model.members):
+        for name, tensor in sorted(member.network.state_dict().items()):
+            values = tensor.detach().cpu().numpy()
+            # Statistics of normalisation layers have a range that 16 bits do not, and are few.
+            half = values.dtype == np.float32 and values.ndim >= 2
+            yield f"members/{number}/{name}.npy", values.astype(np.float16) if half else values
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode() + values.tobytes())
+    return digest.hexdigest()
+
+
+def _description(model: LandmarkModel) -> dict[str, Any]:
+    calibration, limits = model.calibration, model.doubt_limit_px
+    return {
+        "name": model.name,
+        "landmarks": {"set": model.landmarks.name, "names": list(model.landmarks.names)},
+        "preprocess": asdict(model.preprocess),
+        "reference": {"source": model.reference.source, "sha256": model.reference.digest},
+        "members": [
+            {**json.loads(canonical_json(dict(member.settings))), "facts": dict(member.facts)}
+            for member in model.members
+        ],
+        "calibration": None if calibration is None else to_plain(calibration),
+        "doubt_limit_px": None if limits is None else limits.tolist(),
+    }
+
+
+def read_package(path: Path) -> LandmarkModel:
+    """Read what `write_package` wrote.
+
+    Raises:
+        ConfigError: If the file is missing, damaged, of another version, or no packed model.
+    """
+    card, arrays = _read(path)
+    try:
+        return _model(path, card, arrays)
+    except (KeyError, TypeError, ValueError, LandmarkError) as error:
+        raise ConfigError(f"{path}: the card lacks something ({error!r}); pack it again") from error
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card of a packed model, without its weights.
+
+    Raises:
+        ConfigError: As `read_package`.
+    """
+    return _read(path, weights=False)[0]
+
+
+def _read(path: Path, *, weights: bool = True) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            card = json.loads(archive.read(_CARD))
+            names = [name for name in archive.namelist() if name.endswith(".npy") and weights]
+            arrays = {name: _array(archive.read(name)) for name in names}
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such model; give a .zip or a run") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(
+            f"{path}: not a packed model ({error}); copy it again, or make it with `landmarking "
+            "pack`"
+        ) from error
+    found = card.get("format") if isinstance(card, dict) else None
+    if found != FORMAT:
+        raise ConfigError(
+            f"{path}: its format is {found!r}, this version reads {FORMAT}; pack the run again"
+        )
+    if weights and _digest(arrays) != card.get("weights_sha256"):
+        raise ConfigError(f"{path}: the weights do not have their checksum; copy it again")
+    return card, arrays
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def _model(path: Path, card: dict[str, Any], arrays: Mapping[str, Any]) -> LandmarkModel:
+    chosen = card["landmarks"]
+    preprocess = settings(PreprocessSettings, card["preprocess"], "preprocess")
+    calibration, limits = card["calibration"], card["doubt_limit_px"]
+    return LandmarkModel(
+        name=card["name"],
+        landmarks=landmark_set(chosen["set"]).subset(chosen["names"]),
+        preprocess=preprocess,
+        reference=_reference(preprocess, arrays[_REFERENCE], card["reference"]["source"]),
+        members=tuple(_members(path, card["members"], arrays)),
+        calibration=None if calibration is None else from_plain(calibration),
+        doubt_limit_px=None if limits is None else np.array(limits, dtype=np.float64),
+        card=card,
+    )
+
+
+def _reference(preprocess: PreprocessSettings, image: Array, source: str) -> Reference:
+    # The values travel with the model, so that it needs no file of the machine it was made on.
+    region = template_slice(preprocess, "brain_mask") > 0.5
+    return Reference(np.asarray(image, np.float32), region, source)
+
+
+def _members(
+    path: Path, described: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]
+) -> Iterator[Member]:
+    import torch
+
+    for number, values in enumerate(described):
+        prefix = f"members/{number}/"
+        weights = {
+            name.removeprefix(prefix).removesuffix(".npy"): torch.from_numpy(
+                # Tensors want memory of their own, and numbers of no dimensions stay such.
+                np.array(part, dtype=np.float32 if part.dtype == np.float16 else part.dtype)
+            )
+            for name, part in arrays.items()
+            if name.startswith(prefix)
+        }
+        plain = {key: value for key, value in values.items() if key != "facts"}
+        yield build_member(plain, weights, values["facts"], str(path))

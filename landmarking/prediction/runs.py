@@ -1,0 +1,196 @@
+"""Models from one's own training runs, read without the training framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from landmarking.config import settings
+from landmarking.errors import ConfigError
+from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
+from landmarking.landmarks import LandmarkSet, landmark_set
+from landmarking.prediction.calibration import read_calibration
+from landmarking.prediction.model import LandmarkModel, Member
+from landmarking.run_folder import RunFolder
+
+_PREFIX = "network."
+
+
+def model_from_runs(paths: Sequence[Path]) -> LandmarkModel:
+    """One model of one or more trained runs.
+
+    Runs of different landmarks are pooled, as those of a single-landmark sweep; runs of the same
+    landmark, such as those of several seeds, are averaged.
+
+    Args:
+        paths: Folders of runs, or folders with runs in them.
+
+    Raises:
+        ConfigError: If there is no trained run, a run cannot be read, or the runs do not belong
+            together.
+    """
+    folders = [folder for path in paths for folder in trained_runs(path)]
+    configs = [_read_config(folder) for folder in folders]
+    _refuse_mixture(folders, configs)
+    members = tuple(map(_member, folders, configs))
+    preprocess = settings(PreprocessSettings, configs[0].get("preprocess") or {}, "preprocess")
+    model = LandmarkModel(
+        name=_name(paths, folders),
+        landmarks=_landmarks(configs[0], members),
+        preprocess=preprocess,
+        reference=histogram_reference(preprocess),
+        members=members,
+    )
+    found = read_calibration(paths[0], model) if len(paths) == 1 else None
+    if found is None:
+        return model
+    return replace(model, **found)
+
+
+def trained_runs(path: Path) -> list[RunFolder]:
+    """Runs with a model at or one level below a folder, in order of their names.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    candidates = [RunFolder(folder) for folder in (path, *sorted(path.glob("*/")))]
+    runs = [run for run in candidates if run.model.is_file() and run.config.is_file()]
+    if not runs:
+        raise ConfigError(
+            f"{path}: no trained run, which has config.yaml and checkpoints/model.ckpt; give the "
+            "folder of a finished run or of a study, or train one with experiments/train.py"
+        )
+    return runs
+
+
+def _read_config(folder: RunFolder) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=True)
+    except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(f"{folder.config}: cannot be read ({error}); train it again") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{folder.config}: holds no settings; train the run again")
+    return {str(key): value for key, value in values.items()}
+
+
+def _refuse_mixture(folders: Sequence[RunFolder], configs: Sequence[Mapping[str, Any]]) -> None:
+    kinds = [_kind(config) for config in configs]
+    for what in kinds[0]:
+        found = list(dict.fromkeys(str(kind[what]) for kind in kinds))
+        if len(found) > 1:
+            odd = next(i for i, kind in enumerate(kinds) if str(kind[what]) != found[0])
+            raise ConfigError(
+                f"{folders[0].path} and {folders[odd].path} differ in {what}: {found[0]} and "
+                f"{found[1]}; give runs that belong together, as --model RUN_DIR [RUN_DIR ...]"
+            )
+
+
+def _kind(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of one model share."""
+    network = dict(config.get("model") or {})
+    alone = config.get("landmark") is not None or "member" in network
+    preprocess = settings(PreprocessSettings, config.get("preprocess") or {}, "preprocess")
+    return {
+        "label": config.get("label") or ("SL" if alone else "ML"),
+        "landmarks": config.get("landmarks"),
+        "preprocess": {k: v for k, v in asdict(preprocess).items() if k != "normalisation"},
+    }
+
+
+def _member(folder: RunFolder, config: Mapping[str, Any]) -> Member:
+    checkpoint = _checkpoint(folder)
+    keys = ("network", "landmarks", "image_size", "mean_px", "normalisation")
+    try:
+        described = {key: checkpoint["hyper_parameters"][key] for key in keys}
+        weights = {
+            name.removeprefix(_PREFIX): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(_PREFIX)
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{folder.model}: not a model of ours ({error!r}); train the run again"
+        ) from error
+    facts = {
+        "run": folder.path.resolve().name,
+        "study": config.get("study"),
+        "experiment": config.get("experiment"),
+        "label": _kind(config)["label"],
+        "seed": config.get("seed"),
+        "epochs": (config.get("trainer") or {}).get("max_epochs"),
+        "cohort": (config.get("cohort") or {}).get("name"),
+        "augment": config.get("augment"),
+    }
+    return build_member(described, weights, facts, str(folder.model))
+
+
+def _checkpoint(folder: RunFolder) -> Mapping[str, Any]:
+    from pickle import UnpicklingError  # the error alone: nothing is unpickled here
+
+    import torch
+
+    try:
+        checkpoint: Mapping[str, Any] = torch.load(
+            folder.model, map_location="cpu", weights_only=True
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        # Torch's own text advises to load without safety; the kind of error is enough.
+        raise ConfigError(
+            f"{folder.model}: not a model of ours ({type(error).__name__}); train the run again"
+        ) from error
+    return checkpoint
+
+
+def build_member(
+    described: Mapping[str, Any], weights: Mapping[str, Any], facts: Mapping[str, Any], where: str
+) -> Member:
+    """A network with its weights, in evaluation mode; the global random state stays as it is.
+
+    Args:
+        described: `Member.settings`.
+        weights: Tensors by name, as the network's `state_dict` has them.
+        facts: `Member.facts`.
+        where: What messages call it.
+
+    Raises:
+        ConfigError: If the weights do not fit the settings.
+    """
+    import torch
+
+    from landmarking.models.build import build_network
+
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(
+            described["network"],
+            image_size=described["image_size"],
+            mean_px=described["mean_px"],
+        )
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{where}: the weights do not fit their network ({str(error).splitlines()[0]}); "
+            "the code has changed since, or the file is damaged"
+        ) from error
+    return Member(network.eval(), described, facts)
+
+
+def _landmarks(config: Mapping[str, Any], members: Sequence[Member]) -> LandmarkSet:
+    chosen = config.get("landmarks") or {}
+    every = landmark_set(str(chosen.get("set", "msp8")))
+    ordered = every.subset(chosen["only"]) if chosen.get("only") else every
+    known = {name for member in members for name in member.landmarks}
+    return ordered.subset([name for name in ordered.names if name in known])
+
+
+def _name(paths: Sequence[Path], folders: Sequence[RunFolder]) -> str:
+    if len(folders) == 1:
+        path = folders[0].path.resolve()
+        return f"{path.parent.name}/{path.name}"
+    return "+".join(dict.fromkeys(path.resolve().name for path in paths))

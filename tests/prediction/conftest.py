@@ -1,0 +1,103 @@
+"""A model of a second and small heads, for the tests of prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from landmarking.imaging.pyramid import block_average
+from landmarking.imaging.template import load_template
+from landmarking.landmarks import landmark_set
+from landmarking.models.module import LandmarkModule
+from landmarking.prediction.model import LandmarkModel
+from landmarking.prediction.runs import model_from_runs
+from landmarking.training import save_model
+
+NAMES = landmark_set("msp8").names
+HEATMAP = {
+    "_target_": "landmarking.models.heatmap.HeatmapNetwork",
+    "channels": [4, 6],
+    "stride": 4,
+}
+DENSE = {
+    "_target_": "landmarking.models.coordinate_cnn.CoordinateCNN",
+    "channels": [2, 4],
+    "hidden": [8],
+    "initialisation": "kaiming",
+    "centred": True,
+    "scale_px": 5.0,
+}
+
+
+def write_run(
+    folder: Path,
+    *,
+    names: tuple[str, ...] = NAMES,
+    seed: int = 0,
+    network: dict | None = None,
+    landmark: str | None = None,
+    preprocess: dict | None = None,
+    normalisation: str = "image",
+) -> Path:
+    """A run's folder as training leaves it, with a network that has learnt nothing."""
+    torch.manual_seed(seed)
+    module = LandmarkModule(
+        network=network or HEATMAP,
+        landmarks=list(names),
+        image_size=[150, 150],
+        mean_px=[[60.0 + 5 * index, 80.0] for index in range(len(names))],
+        normalisation=normalisation,
+    )
+    save_model(module.eval(), folder / "checkpoints" / "model.ckpt")
+    config = {
+        "study": folder.parent.name,
+        "seed": seed,
+        "landmark": landmark,
+        "landmarks": {"set": "msp8", "only": None},
+        "preprocess": {"normalisation": normalisation, **(preprocess or {})},
+        "model": network or HEATMAP,
+        "cohort": {"name": "synthetic"},
+        "trainer": {"max_epochs": 1},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """Factory of runs, see `write_run`."""
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def dense() -> dict:
+    """Settings of a network without heatmaps."""
+    return DENSE
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """One run of eight landmarks."""
+    return write_run(tmp_path_factory.mktemp("study") / "ml-seed0")
+
+
+@pytest.fixture(scope="session")
+def model(run_folder) -> LandmarkModel:
+    """Its model."""
+    return model_from_runs([run_folder])
+
+
+@pytest.fixture(scope="session")
+def head_file(tmp_path_factory) -> Path:
+    """The template itself in voxels of 3 mm, as a file in its own world."""
+    template = load_template()
+    data, affine = block_average(template.brain, template.affine, 3.0)
+    path = tmp_path_factory.mktemp("scans") / "head_T1w.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(data, np.float32), affine), path)
+    return path

@@ -1,0 +1,72 @@
+"""Several networks as one model, and the doubt they are in."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from landmarking.errors import ConfigError
+from landmarking.models.module import predict_points
+from landmarking.prediction.runs import model_from_runs
+from landmarking.run_folder import RunFolder
+from landmarking.transfer import load_model
+
+IMAGES = np.random.default_rng(0).normal(5.0, 2.0, (3, 150, 150)).astype(np.float32)
+
+
+@pytest.mark.parametrize("normalisation", ["image", "none", "batch"])
+def test_positions_are_those_of_evaluation(normalisation, make_run, tmp_path):
+    """The road that evaluates a run and the one that predicts single scans agree."""
+    folder = make_run(tmp_path / "run", normalisation=normalisation)
+    module = load_model(RunFolder(folder))
+    tensors = torch.from_numpy(IMAGES)[:, None]
+    expected = predict_points(module, tensors, batch_size=1).numpy()
+    found = model_from_runs([folder]).locate(IMAGES)
+    np.testing.assert_allclose(found.points_px, expected, atol=2e-3)
+
+
+def test_doubt_of_one_network_is_its_heatmaps_spread(model):
+    with torch.inference_mode():
+        from landmarking.imaging.intensity import normalise_images
+
+        batch = torch.from_numpy(normalise_images(IMAGES))[:, None]
+        spread = model.members[0].network.with_spread(batch)[1]
+    np.testing.assert_allclose(model.locate(IMAGES).doubt_px, spread.numpy(), rtol=1e-6)
+
+
+def test_a_network_without_heatmaps_has_no_doubt_alone_and_some_in_company(
+    make_run, dense, tmp_path
+):
+    for seed in (0, 1):
+        make_run(tmp_path / f"seed{seed}", seed=seed, network=dense)
+    alone = [model_from_runs([tmp_path / f"seed{seed}"]).locate(IMAGES) for seed in (0, 1)]
+    both = model_from_runs([tmp_path]).locate(IMAGES)
+    assert np.isnan(alone[0].doubt_px).all()
+    np.testing.assert_allclose(both.points_px, (alone[0].points_px + alone[1].points_px) / 2)
+    half_apart = np.linalg.norm(alone[0].points_px - alone[1].points_px, axis=-1) / 2
+    np.testing.assert_allclose(both.doubt_px, half_apart)
+
+
+def test_a_sweep_of_single_landmarks_is_one_model_in_the_sets_order(make_run, tmp_path):
+    for name in ("PMJ", "AC"):
+        make_run(tmp_path / f"sl-{name}", names=(name,), landmark=name, seed=len(name))
+    pooled = model_from_runs([tmp_path])
+    assert pooled.landmarks.names == ("AC", "PMJ")
+    alone = model_from_runs([tmp_path / "sl-PMJ"]).locate(IMAGES)
+    np.testing.assert_array_equal(pooled.locate(IMAGES).points_px[:, 1], alone.points_px[:, 0])
+
+
+def test_slices_of_another_size_are_refused(model):
+    with pytest.raises(ConfigError, match="150 x 150 pixels, found 150 x 140"):
+        model.locate(IMAGES[:, :, :140])
+
+
+def test_the_digest_follows_what_decides_a_position(model, make_run, tmp_path):
+    same = model_from_runs([make_run(tmp_path / "elsewhere" / "run")])
+    other = model_from_runs([make_run(tmp_path / "other", seed=1)])
+    assert same.digest == model.digest
+    assert other.digest != model.digest
+    assert replace(model, name="renamed").digest == model.digest
+    preprocess = replace(model.preprocess, registration="affine")
+    assert replace(model, preprocess=preprocess).digest != model.digest

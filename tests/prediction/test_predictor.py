@@ -1,0 +1,47 @@
+"""One pipeline: what a model sees of a scan is what it was trained on."""
+
+import numpy as np
+import pytest
+
+from landmarking.data.cache import StageCache
+from landmarking.data.stages import staged_slice
+from landmarking.geometry import apply_affine
+from landmarking.imaging.orientation import to_pil
+from landmarking.imaging.scan import load_scan
+from landmarking.prediction.predictor import predict_scan, slice_for_model
+from landmarking.storage import file_sha256
+
+
+@pytest.fixture(scope="module")
+def found(head_file, model):
+    return predict_scan(head_file, model)
+
+
+def test_slices_of_training_and_prediction_are_identical(head_file, model, found, tmp_path):
+    cache = StageCache(tmp_path)
+    trained_on = staged_slice(head_file, file_sha256(head_file), model.preprocess, cache)
+
+    np.testing.assert_array_equal(found.image, trained_on.image)
+    np.testing.assert_array_equal(found.geometry.pixel_to_world, trained_on.geometry.pixel_to_world)
+    assert found.quality == trained_on.qc
+
+
+def test_positions_are_pixels_of_that_slice_in_the_scans_world(found, model):
+    pixels = np.array([landmark.pixel for landmark in found.landmarks])
+    np.testing.assert_array_equal(pixels, model.locate(found.image[None]).points_px[0])
+    world = np.array(list(found.points_mm.values()))
+    flat = np.column_stack([pixels, np.zeros(len(pixels))])
+    np.testing.assert_allclose(apply_affine(found.geometry.pixel_to_world, flat), world, atol=1e-9)
+    assert np.abs(found.plane.distance_mm(world)).max() < 1e-9
+    assert list(found.points_mm) == list(model.landmarks.names)
+
+
+def test_a_loaded_scan_gives_the_same(head_file, model, found):
+    scan = load_scan(head_file)
+    again = predict_scan(scan, model)
+    np.testing.assert_array_equal(
+        np.array(list(again.points_mm.values())), np.array(list(found.points_mm.values()))
+    )
+    assert (again.scan, again.scan_sha256) == ("", "")
+    assert found.scan_sha256 == file_sha256(head_file)
+    assert slice_for_model(to_pil(scan), model)[1].dtype == np.float32
