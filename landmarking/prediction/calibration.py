@@ -39,15 +39,12 @@ def from_plain(values: dict[str, Any]) -> Calibration:
     )
 
 
-def read_calibration(folder: Path, model: LandmarkModel) -> dict[str, Any] | None:
+def read_calibration(folder: Path, model: LandmarkModel) -> Calibration | None:
     """What `calibrate_runs` wrote for a model, or None where there is nothing.
 
     Args:
         folder: Of the run or study.
         model: The model that the runs make.
-
-    Returns:
-        The fields `calibration` and `doubt_limit_px` of the model.
 
     Raises:
         ConfigError: If the file is damaged or belongs to another model.
@@ -59,7 +56,6 @@ def read_calibration(folder: Path, model: LandmarkModel) -> dict[str, Any] | Non
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         found = from_plain(values)
-        limits = np.array(values["doubt_limit_px"], dtype=np.float64)
         owner = values["model_digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a calibration ({error!r}); {again}") from error
@@ -68,4 +64,14 @@ def read_calibration(folder: Path, model: LandmarkModel) -> dict[str, Any] | Non
             f"{path}: belongs to another model ({owner[:12]}, this one is {model.digest[:12]}): "
             f"runs were added, removed or trained again; {again}"
         )
-    return {"calibration": found, "doubt_limit_px": limits}
+    return found
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """On whom the calibration of a run or study was made, for its card.
+
+    Args:
+        folder: Of the run or study; its calibration has been read before.
+    """
+    values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return {key: values.get(key) for key in ("cohort", "groups", "simulated", "scans")}

@@ -12,9 +12,12 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TypeAlias
 
 STARTED = time.perf_counter()
 """When the command began, for the time of starting up."""
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 EPILOG = """exit status:
   0    everything was done
@@ -26,6 +29,13 @@ EPILOG = """exit status:
 _PREDICT = """Find the landmarks of T1 scans. For each scan: <name>_landmarks.mrk.json (3D Slicer),
 <name>_landmarks.fcsv, <name>_qc.png and <name>_prediction.json; for all of them landmarks.csv.
 Positions are world mm of the scan. Finished scans of the same bytes and model are skipped."""
+
+_CALIBRATE = """Find the radius that holds the truth with 90 % probability. Errors of people whom no
+run has learnt from are divided by the model's doubt (split-conformal); the factors are kept in
+RUN_DIR/calibration.json, which predict and pack take from there."""
+
+_PACK = """Pack trained runs into one file that predict takes. The weights are kept with 16 bits,
+and the card is made from the runs' own files and from the cohorts given with --evaluate."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_predict(commands)
+    _add_info(commands)
+    _add_calibrate(commands)
+    _add_pack(commands)
     return top
 
 
@@ -76,9 +89,7 @@ def _version() -> str:
     return __version__
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, run: str
-) -> argparse.ArgumentParser:
+def _command(commands: Commands, name: str, text: str, run: str) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
         help=text.split(". ")[0].rstrip("."),
@@ -90,7 +101,7 @@ def _command(
     return command
 
 
-def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_predict(commands: Commands) -> None:
     command = _command(commands, "predict", _PREDICT, "predict_command:run")
     _add_scans(command)
     _add_model(command)
@@ -104,6 +115,46 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=(),
         help="landmark files (.mrk.json, .fcsv), one a scan in the same order: print errors in mm",
     )
+
+
+def _add_info(commands: Commands) -> None:
+    text = "Say what a model is: networks, training, landmarks, accuracy, limits."
+    command = _command(commands, "info", text, "model_commands:info")
+    command.add_argument(
+        "model", nargs="*", metavar="MODEL", help="as predict's --model (default: what ships)"
+    )
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON object")
+    how.add_argument("--markdown", action="store_true", help="print the model card as a page")
+
+
+def _add_calibrate(commands: Commands) -> None:
+    command = _command(commands, "calibrate", _CALIBRATE, "model_commands:calibrate")
+    command.add_argument("run_folder", metavar="RUN_DIR", help="a run, or a study of one model")
+    command.add_argument(
+        "--on", required=True, metavar="DIR", help="prepared cohort, outputs/prepared/<name>-..."
+    )
+    command.add_argument(
+        "--groups", nargs="+", default=(), metavar="GROUP", help="default: those trained on"
+    )
+    command.add_argument("--coverage", type=float, default=0.9, help="default 0.9")
+
+
+def _add_pack(commands: Commands) -> None:
+    command = _command(commands, "pack", _PACK, "model_commands:pack")
+    command.add_argument("runs", nargs="+", metavar="RUN_DIR", help="runs, or studies of runs")
+    command.add_argument("-o", "--output", required=True, metavar="FILE.zip", help="file to write")
+    command.add_argument("--name", required=True, help="what reports call the model")
+    command.add_argument(
+        "--evaluate",
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        help="prepared cohorts with truth; their errors become the card's accuracy",
+    )
+    command.add_argument("--note", default="", help="a sentence on what it was trained on")
+    command.add_argument("--licence", default="MIT", help="of the weights (default MIT)")
+    command.add_argument("--card", metavar="FILE.md", help="also write the model card as a page")
 
 
 def _add_scans(command: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 
 from landmarking.geometry import Array, SliceGeometry, apply_affine
 from landmarking.imaging.scan import Scan
-from landmarking.prediction.model import LandmarkModel
 from landmarking.quality import LOW_MARGIN_MM, crop_margin_mm
 
 LOW_SYMMETRY = 0.6
@@ -16,6 +15,9 @@ LOW_SYMMETRY = 0.6
 
 LOW_SHARPNESS = 0.01
 """A plane may move by 2 mm at the cost of less than this: it is a guess."""
+
+LARGE_DOUBT_MM = 5.0
+"""A radius (or, without calibration, a spread) above this is flagged."""
 
 
 def scan_flags(quality: Mapping[str, float | str | bool]) -> tuple[str, ...]:
@@ -43,20 +45,16 @@ def _number(quality: Mapping[str, float | str | bool], key: str) -> float:
 
 
 def landmark_flags(
-    model: LandmarkModel,
-    scan: Scan,
-    geometry: SliceGeometry,
-    points_mm: Array,
-    doubt_px: Array,
+    scan: Scan, geometry: SliceGeometry, points_mm: Array, doubt_mm: Array, what: str
 ) -> list[tuple[str, ...]]:
     """Reasons to look at single landmarks.
 
     Args:
-        model: Says above which doubt to look.
         scan: Says where voxels are.
         geometry: Where the slice lies.
         points_mm: World RAS mm, shape (L, 3).
-        doubt_px: The model's doubt, shape (L,).
+        doubt_mm: Confidence radius, or the heatmap's spread without one, shape (L,).
+        what: Which of the two, for the message.
 
     Returns:
         Reasons by landmark, L of them.
@@ -64,7 +62,6 @@ def landmark_flags(
     voxels = apply_affine(np.linalg.inv(scan.affine), points_mm)
     within = (voxels >= -0.5) & (voxels <= np.array(scan.data.shape) - 0.5)
     margins = crop_margin_mm(geometry, points_mm)
-    limits = model.doubt_limit_px
     found = []
     for index in range(len(points_mm)):
         reasons = []
@@ -72,7 +69,7 @@ def landmark_flags(
             reasons.append("outside the scan")
         if margins[index] < LOW_MARGIN_MM:
             reasons.append(f"{margins[index]:.1f} mm from the border of the slice")
-        if limits is not None and doubt_px[index] > limits[index]:
-            reasons.append(f"the model is in doubt (spread {doubt_px[index]:.1f} px)")
+        if doubt_mm[index] > LARGE_DOUBT_MM:
+            reasons.append(f"the model is in doubt ({what} {doubt_mm[index]:.1f} mm)")
         found.append(tuple(reasons))
     return found

@@ -71,7 +71,6 @@ class LandmarkModel:
         reference: What histograms of slices are matched to.
         members: The networks; every landmark is predicted by one or more.
         calibration: Factors from doubt in pixels to radii in mm, or None.
-        doubt_limit_px: Doubt above it is flagged, shape (L,); None flags none.
         card: What the model was made of and how well it does, plain values.
     """
 
@@ -81,7 +80,6 @@ class LandmarkModel:
     reference: Reference
     members: tuple[Member, ...]
     calibration: Calibration | None = None
-    doubt_limit_px: Array | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property

@@ -96,7 +96,7 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _description(model: LandmarkModel) -> dict[str, Any]:
-    calibration, limits = model.calibration, model.doubt_limit_px
+    calibration = model.calibration
     return {
         "name": model.name,
         "landmarks": {"set": model.landmarks.name, "names": list(model.landmarks.names)},
@@ -107,7 +107,6 @@ def _description(model: LandmarkModel) -> dict[str, Any]:
             for member in model.members
         ],
         "calibration": None if calibration is None else to_plain(calibration),
-        "doubt_limit_px": None if limits is None else limits.tolist(),
     }
 
 
@@ -163,7 +162,7 @@ def _array(content: bytes) -> NDArray[Any]:
 def _model(path: Path, card: dict[str, Any], arrays: Mapping[str, Any]) -> LandmarkModel:
     chosen = card["landmarks"]
     preprocess = settings(PreprocessSettings, card["preprocess"], "preprocess")
-    calibration, limits = card["calibration"], card["doubt_limit_px"]
+    calibration = card["calibration"]
     return LandmarkModel(
         name=card["name"],
         landmarks=landmark_set(chosen["set"]).subset(chosen["names"]),
@@ -171,7 +170,6 @@ def _model(path: Path, card: dict[str, Any], arrays: Mapping[str, Any]) -> Landm
         reference=_reference(preprocess, arrays[_REFERENCE], card["reference"]["source"]),
         members=tuple(_members(path, card["members"], arrays)),
         calibration=None if calibration is None else from_plain(calibration),
-        doubt_limit_px=None if limits is None else np.array(limits, dtype=np.float64),
         card=card,
     )
 

@@ -114,8 +114,12 @@ def _landmarks(
     model: LandmarkModel, scan: Scan, cut: Slice, points_px: Array, doubt_px: Array
 ) -> tuple[PredictedLandmark, ...]:
     points_mm = cut.geometry.to_world(points_px)
-    reasons = landmark_flags(model, scan, cut.geometry, points_mm, doubt_px)
-    radii = _radii(model, doubt_px)
+    radii = (
+        None if model.calibration is None else model.calibration.radius(scores(doubt_px[None]))[0]
+    )
+    pixel_mm = float(np.linalg.norm(cut.geometry.pixel_to_world[:3, 0]))
+    doubt_mm, what = (doubt_px * pixel_mm, "spread") if radii is None else (radii, "radius")
+    reasons = landmark_flags(scan, cut.geometry, points_mm, doubt_mm, what)
     return tuple(
         PredictedLandmark(
             name=landmark.name,
@@ -128,12 +132,6 @@ def _landmarks(
         )
         for index, landmark in enumerate(model.landmarks.landmarks)
     )
-
-
-def _radii(model: LandmarkModel, doubt_px: Array) -> Array | None:
-    if model.calibration is None:
-        return None
-    return np.asarray(model.calibration.radius(scores(doubt_px[None]))[0])
 
 
 def scores(doubt_px: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,10 +44,9 @@ def model_from_runs(paths: Sequence[Path]) -> LandmarkModel:
         reference=histogram_reference(preprocess),
         members=members,
     )
-    found = read_calibration(paths[0], model) if len(paths) == 1 else None
-    if found is None:
+    if len(paths) > 1:
         return model
-    return replace(model, **found)
+    return replace(model, calibration=read_calibration(paths[0], model))
 
 
 def trained_runs(path: Path) -> list[RunFolder]:
@@ -117,7 +117,19 @@ def _member(folder: RunFolder, config: Mapping[str, Any]) -> Member:
         raise ConfigError(
             f"{folder.model}: not a model of ours ({error!r}); train the run again"
         ) from error
-    facts = {
+    return build_member(described, weights, run_facts(folder, config), str(folder.model))
+
+
+def run_facts(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a network comes from, as far as the run's own files say.
+
+    Args:
+        folder: The run.
+        config: Its resolved configuration.
+    """
+    made = _json(folder.provenance)
+    split = _json(folder.split)
+    return {
         "run": folder.path.resolve().name,
         "study": config.get("study"),
         "experiment": config.get("experiment"),
@@ -125,9 +137,25 @@ def _member(folder: RunFolder, config: Mapping[str, Any]) -> Member:
         "seed": config.get("seed"),
         "epochs": (config.get("trainer") or {}).get("max_epochs"),
         "cohort": (config.get("cohort") or {}).get("name"),
+        "train_groups": (config.get("cohort") or {}).get("train_groups"),
         "augment": config.get("augment"),
+        "people": len(split["train"]) if "train" in split else None,
+        "cohort_digest": made.get("cohort_digest"),
+        "commit": made.get("commit"),
+        "hardware": made.get("gpu") or made.get("hardware"),
+        "training_wall_s": made.get("training_wall_s"),
     }
-    return build_member(described, weights, facts, str(folder.model))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file that tells more about a run where it is there."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); train the run again") from error
+    return values if isinstance(values, dict) else {}
 
 
 def _checkpoint(folder: RunFolder) -> Mapping[str, Any]:

@@ -1,0 +1,201 @@
+"""How well a model does on a prepared cohort, and radii from people it has not learnt from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarking.data.cache import canonical_json
+from landmarking.data.splits import read_split
+from landmarking.data.stages import key_settings
+from landmarking.errors import ConfigError
+from landmarking.evaluation.confidence import calibrate, coverage_table
+from landmarking.evaluation.metrics import mean_sd, radial_error_mm, sdr_counts
+from landmarking.geometry import Array
+from landmarking.prediction.calibration import FILE, to_plain
+from landmarking.prediction.model import LandmarkModel
+from landmarking.prediction.predictor import scores
+from landmarking.prediction.runs import model_from_runs, trained_runs
+from landmarking.storage import write_text
+
+if TYPE_CHECKING:
+    from landmarking.data.prepared import PreparedCohort
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Errors and doubt of a model on scans of a cohort.
+
+    Attributes:
+        cohort: Name of the cohort.
+        simulated: Whether its heads are simulated.
+        groups: Group of each of the B scans.
+        landmarks: Names of the L landmarks.
+        errors_mm: In-plane errors, shape (B, L); NaN where there is no truth.
+        doubt_px: Shape (B, L); NaN where the model has none.
+    """
+
+    cohort: str
+    simulated: bool
+    groups: tuple[str, ...]
+    landmarks: tuple[str, ...]
+    errors_mm: Array
+    doubt_px: Array
+
+
+def score(model: LandmarkModel, cohort: PreparedCohort, chosen: NDArray[np.int64]) -> Scored:
+    """Predict scans of a prepared cohort.
+
+    Args:
+        model: The model.
+        cohort: Slices made with the model's own settings, and truth.
+        chosen: Positions of the scans.
+
+    Raises:
+        ConfigError: If the slices were made in another way than the model's.
+        LandmarkError: If the cohort lacks one of the model's landmarks.
+    """
+    _check_same_slices(model, cohort)
+    columns = [cohort.landmarks.index(name) for name in model.landmarks.names]
+    images = np.asarray(cohort.images[chosen], dtype=np.float32)
+    located = model.locate(images)
+    metric = np.array([cohort.geometry(int(index)).px_to_mm for index in chosen])
+    true_px = cohort.points_px[chosen][:, columns]
+    errors = radial_error_mm(located.points_px, true_px, metric.reshape(-1, 2, 2))
+    groups = tuple(cohort.records[int(index)].group for index in chosen)
+    return Scored(
+        cohort.name, cohort.simulated, groups, model.landmarks.names, errors, located.doubt_px
+    )
+
+
+def _check_same_slices(model: LandmarkModel, cohort: PreparedCohort) -> None:
+    own = json.loads(canonical_json(key_settings(model.preprocess)))
+    made = {key: value for key, value in cohort.settings.items() if key in own}
+    # What counts of the reference is its content, not where it lay.
+    matched = cohort.settings.get("histogram_reference_sha256")
+    differing = [
+        key for key in own if key != "histogram_reference" and own[key] != made.get(key)
+    ] + (["histogram_reference"] if matched != model.reference.digest else [])
+    if differing:
+        raise ConfigError(
+            f"{cohort.folder}: its slices were made with another {', '.join(differing)} than the "
+            f"model {model.name} was trained on; prepare the cohort with the run's preprocess"
+        )
+
+
+def calibrate_runs(
+    folder: Path, cohort: PreparedCohort, groups: Sequence[str] = (), coverage: float = 0.9
+) -> tuple[Path, int]:
+    """Find radii on people whom no run has learnt from, and keep them beside the runs.
+
+    Args:
+        folder: A run, or a study whose runs make one model.
+        cohort: Prepared cohort with truth.
+        groups: Groups to calibrate on; by default those that the runs were trained on, of which
+            the people held out for validation remain.
+        coverage: Probability with which a radius is to hold the truth.
+
+    Returns:
+        The file written, and the number of scans.
+
+    Raises:
+        ConfigError: If there is no run or nobody is left.
+        CohortError: If a group is missing or a run has no split.
+        PredictionsError: If there are too few people.
+    """
+    (folder / FILE).unlink(missing_ok=True)
+    model = model_from_runs([folder])
+    wanted = groups or model.members[0].facts.get("train_groups") or ["train"]
+    learnt = learnt_from([folder])
+    chosen = np.array(
+        [
+            index
+            for index in cohort.indices(wanted).tolist()
+            if not learnt & {cohort.records[index].participant_id, cohort.records[index].scan_id}
+        ],
+        dtype=np.int64,
+    )
+    if not len(chosen):
+        raise ConfigError(
+            f"{folder}: the runs have learnt from everybody in {', '.join(wanted)} of "
+            f"{cohort.folder}; calibrate on the cohort that they were trained on, or other groups"
+        )
+    scored = score(model, cohort, chosen)
+    found = calibrate(scored.errors_mm, scores(scored.doubt_px), coverage)
+    facts: dict[str, Any] = {
+        "cohort": cohort.name,
+        "cohort_digest": cohort.digest,
+        "groups": list(wanted),
+    }
+    facts |= {"simulated": cohort.simulated, "scans": len(chosen), "model_digest": model.digest}
+    write_text(folder / FILE, json.dumps({**to_plain(found), **facts}, indent=1) + "\n")
+    return folder / FILE, len(chosen)
+
+
+def learnt_from(paths: Sequence[Path]) -> set[str]:
+    """Ids of people (or scans) on the training side of any run.
+
+    Args:
+        paths: Runs or studies.
+
+    Raises:
+        CohortError: If a run has no split file.
+    """
+    runs = [run for path in paths for run in trained_runs(path)]
+    return {name for run in runs for name in read_split(run.split).train}
+
+
+def accuracy_rows(model: LandmarkModel, scored: Scored) -> list[dict[str, Any]]:
+    """Figures by group and landmark, each group's `all` last, plain values.
+
+    Args:
+        model: Its calibration gives coverage, where there is one.
+        scored: Errors and doubt.
+    """
+    radii = None
+    if model.calibration is not None:
+        radii = model.calibration.radius(scores(scored.doubt_px))
+    covered = {
+        (row.group, row.landmark): row
+        for row in (
+            []
+            if radii is None
+            else coverage_table(scored.errors_mm, radii, scored.groups, scored.landmarks)
+        )
+    }
+    rows = []
+    for group in dict.fromkeys(scored.groups):
+        members = np.array([other == group for other in scored.groups])
+        for name in (*scored.landmarks, "all"):
+            errors = scored.errors_mm[members]
+            if name != "all":
+                errors = errors[:, scored.landmarks.index(name)]
+            row = _accuracy(errors)
+            if row is not None:
+                hit = covered.get((group, name))
+                within = {} if hit is None else {"coverage": hit.share, "radius_mm": hit.radius_mm}
+                where = {"cohort": scored.cohort, "simulated": scored.simulated}
+                rows.append({**where, "group": group, "landmark": name, **row, **within})
+    return rows
+
+
+def _accuracy(errors_mm: Array) -> dict[str, Any] | None:
+    known = errors_mm[np.isfinite(errors_mm)]
+    if not known.size:
+        return None
+    mean, deviation = mean_sd(known)
+    hits, count = sdr_counts(known)
+    return {
+        "n": count,
+        "mean_mm": mean,
+        "sd_mm": None if np.isnan(deviation) else deviation,
+        "median_mm": float(np.median(known)),
+        "largest_mm": float(known.max()),
+        "hits_1_to_5_mm": hits.tolist(),
+    }
