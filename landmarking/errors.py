@@ -34,5 +34,9 @@ class CacheError(LandmarkingError):
     """A cache entry or prepared cohort is missing, damaged or of another version."""
 
 
+class RunError(LandmarkingError):
+    """A file of a run is damaged, or was changed after the run was finished."""
+
+
 class PredictionsError(LandmarkingError):
     """A predictions file breaks the schema, or runs do not belong in one table."""

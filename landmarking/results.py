@@ -69,7 +69,9 @@ def write_results(
     pictures = {cohort.records[i].scan_id: as_bytes(cohort.images[i]) for i in chosen.tolist()}
     with atomic_path(folder.slices) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **pictures)
-    write_predictions(folder.predictions, frame)
+    with atomic_path(folder.predictions) as temporary:
+        write_predictions(temporary, frame)
+        folder.seal(temporary)
 
 
 def as_bytes(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from landmarking.errors import ConfigError
-from landmarking.storage import write_text
+from landmarking.seal import check_sealed, seal
+from landmarking.storage import remove_leftovers, write_text
 
 NOT_DECIDING = ("outputs", "overwrite", "threads", "workers", "logger")
 """Settings that may differ when a run is started again: they do not touch its numbers."""
@@ -107,15 +110,18 @@ class RunFolder:
         Raises:
             ConfigError: If the folder holds a run of another configuration or cohort, or cannot be
                 written.
+            RunError: If a finished run is not as it was left.
         """
         if overwrite and self.path.exists():
             shutil.rmtree(self.path)
         self._check_same(config, digest)
-        if self.predictions.exists():
-            return State.FINISHED
-        if self.last.exists():
-            return State.STARTED
         try:
+            remove_leftovers(self.path)
+            if self.predictions.exists():
+                self.last.unlink(missing_ok=True)
+                return State.FINISHED
+            if self.last.exists():
+                return State.STARTED
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
             write_text(self.provenance, json.dumps(dict(facts), indent=1) + "\n")
@@ -131,14 +137,39 @@ class RunFolder:
         known = json.loads(self.provenance.read_text(encoding="utf-8"))
         write_text(self.provenance, json.dumps({**known, **facts}, indent=1) + "\n")
 
+    def seal(self, predictions: Path) -> None:
+        """Write the checksums of all results, just before the predictions get their name.
+
+        Args:
+            predictions: Where the predictions are now.
+
+        Raises:
+            OSError: If a file cannot be read or the folder not be written.
+        """
+        kept = (self.config, self.provenance, self.split, self.history, self.slices, self.model)
+        files = {str(path.relative_to(self.path)): path for path in kept if path.exists()}
+        seal(self.path, {**files, self.predictions.name: predictions})
+
     def _check_same(self, config: Mapping[str, Any], digest: str) -> None:
         if not (self.predictions.exists() or self.last.exists()):
             return
+        if self.predictions.exists():
+            names = (self.config, self.provenance, self.predictions)
+            check_sealed(self.path, *(path.name for path in names))
         ways_out = "choose another run= or study=, or replace it with overwrite=true"
         try:
             before: Any = OmegaConf.to_container(OmegaConf.load(self.config), resolve=True)
             old_digest = json.loads(self.provenance.read_text(encoding="utf-8"))["cohort_digest"]
-        except (OSError, ValueError, KeyError) as error:
+            if not isinstance(before, dict):
+                raise ValueError(f"config.yaml holds {type(before).__name__}, not settings")
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            YAMLError,
+            OmegaConfBaseException,
+        ) as error:
             raise ConfigError(
                 f"{self.path}: a run without a readable config.yaml and provenance.json "
                 f"({error!r}); {ways_out}"

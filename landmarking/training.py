@@ -17,8 +17,10 @@ import pytorch_lightning as pl
 import torch
 
 from landmarking.callbacks import GroupEvaluation, History, RunCheckpoint, TestGroup
+from landmarking.checkpoints import can_go_on, write_checkpoint
 from landmarking.data.adaptation import adapted
 from landmarking.data.augment import build_augmentation
+from landmarking.data.cache import stage_key
 from landmarking.data.datamodule import LandmarkDataModule
 from landmarking.data.prepared import PreparedCohort
 from landmarking.data.splits import write_split
@@ -30,7 +32,7 @@ from landmarking.preparation import ensure_prepared
 from landmarking.provenance import provenance
 from landmarking.results import cohort_images, mean_errors, write_results
 from landmarking.run_folder import RunFolder, State
-from landmarking.storage import atomic_path
+from landmarking.storage import file_lock
 from landmarking.tensorboard import Pictures, log_final
 from landmarking.training_config import TrainingConfig
 from landmarking.transfer import load_model
@@ -103,16 +105,23 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
     facts |= {"cohort_digest": cohort.digest, "split_digest": data.split.digest}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
-    state = folder.begin(config.plain(), cohort.digest, facts, overwrite=config.overwrite)
-    if state is not State.FINISHED:
-        try:
-            _train_and_predict(config, data, folder, resume=state is State.STARTED)
-        except OSError as error:
-            raise ConfigError(
-                f"{folder.path}: {error.strerror or error}; free space there, and the same command "
-                "goes on from the last checkpoint"
-            ) from error
+    try:
+        # Equal runs that start together wait for each other, and find the second's work done.
+        with file_lock(_lock(config)):
+            state = folder.begin(config.plain(), cohort.digest, facts, overwrite=config.overwrite)
+            if state is not State.FINISHED:
+                _train_and_predict(config, data, folder, resume=state is State.STARTED)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder.path}: cannot be written ({error.strerror or error}); free space there and "
+            "the same command goes on from the last checkpoint, or set outputs=DIR"
+        ) from error
     return RunResult(folder.path, state, mean_errors(folder.predictions))
+
+
+def _lock(config: TrainingConfig) -> Path:
+    name = stage_key("run", 1, config.study, config.run_name)[:12]
+    return Path(config.outputs) / "cache" / "locks" / f"run-{name}.lock"
 
 
 def _train_and_predict(
@@ -163,6 +172,7 @@ def _fit(
         schedule=_plain_fields(config.schedule),
         channels_last=config.speed.channels_last,
     )
+    resume = resume and _resumable(folder.last, module)
     if config.adapt.start and not resume:
         start_from(module, Path(config.adapt.start))
     if config.speed.compile:
@@ -195,17 +205,26 @@ def _fit(
     return module
 
 
+def _resumable(path: Path, module: LandmarkModule) -> bool:
+    # Training is repeatable, so that starting anew costs time and changes no number.
+    try:
+        if can_go_on(path, module.hparams):
+            return True
+        found = "it belongs to another model"
+    except ConfigError as error:
+        found = str(error)
+    logger.warning("%s cannot be gone on from (%s); training starts anew", path, found)
+    return False
+
+
 def save_model(module: LandmarkModule, path: Path) -> None:
     """Write weights and plain settings, for `LandmarkModule.load_from_checkpoint`."""
-    with atomic_path(path) as temporary:
-        torch.save(
-            {
-                "state_dict": module.state_dict(),
-                "hyper_parameters": dict(module.hparams),
-                "pytorch-lightning_version": version("pytorch-lightning"),
-            },
-            temporary,
-        )
+    content = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "pytorch-lightning_version": version("pytorch-lightning"),
+    }
+    write_checkpoint(path, content)
 
 
 def _plain_fields(config: OptimizerConfig | ScheduleConfig) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # the error alone: nothing is unpickled here
 
 import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from landmarking.checkpoints import read_checkpoint
 from landmarking.cohort.sources import CohortConfig
 from landmarking.config import settings
 from landmarking.data.prepared import PreparedCohort
@@ -26,6 +27,7 @@ from landmarking.preparation import ensure_prepared
 from landmarking.provenance import provenance
 from landmarking.results import write_results
 from landmarking.run_folder import RunFolder
+from landmarking.seal import check_sealed
 from landmarking.storage import write_text
 from landmarking.training_config import TrainingConfig
 
@@ -126,12 +128,15 @@ def read_run_config(folder: RunFolder) -> TrainingConfig:
 
     Raises:
         ConfigError: If its config.yaml cannot be read or has unknown keys.
+        RunError: If it is not the one that the run has written.
     """
+    check_sealed(folder.path, folder.config.name)
     try:
         values = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=True)
-    except (OSError, OmegaConfBaseException, ValueError) as error:
+    except (OSError, OmegaConfBaseException, ValueError, YAMLError) as error:
         raise ConfigError(f"{folder.config}: cannot be read ({error}); train it again") from error
-    assert isinstance(values, dict)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{folder.config}: holds no settings; train the run again")
     return settings(TrainingConfig, {str(key): value for key, value in values.items()})
 
 
@@ -139,16 +144,18 @@ def load_model(folder: RunFolder) -> LandmarkModule:
     """A run's trained model on the CPU, in evaluation mode.
 
     Raises:
-        ConfigError: If the checkpoint is missing or damaged.
+        ConfigError: If the checkpoint is missing, damaged or no model of ours.
+        RunError: If it is not the one that the run has written.
     """
+    check_sealed(folder.path, str(folder.model.relative_to(folder.path)))
+    content = read_checkpoint(folder.model)
     try:
-        module = LandmarkModule.load_from_checkpoint(
-            folder.model, map_location="cpu", weights_only=True
-        )
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        # Torch's own text advises to load without safety; the kind of error is enough.
+        module = LandmarkModule(**content["hyper_parameters"])
+        module.load_state_dict(content["state_dict"])
+    except (ConfigError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{folder.model}: not a model of ours ({type(error).__name__}); train the run again"
+            f"{folder.model}: its settings and weights make no model ({type(error).__name__}); "
+            "restore it from a copy, or train the run again"
         ) from error
     return module.eval()
 
@@ -165,6 +172,7 @@ def evaluate_run(
     module = load_model(folder)
     study = f"{trained.study}-on-{cohort.name}"
     target = RunFolder(Path(config.outputs) / study / folder.path.name)
+    check_sealed(folder.path, folder.split.name)
     split = read_split(folder.split)
     identity = RunIdentity(
         study=study,

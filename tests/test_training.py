@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_that_its_folder_promises(training_values, make_
     names = {path.name for path in result.folder.iterdir()}
     assert names == {
         "config.yaml", "provenance.json", "split.json", "checkpoints", "predictions.csv",
-        "slices.npz", "history.csv", "tensorboard",
+        "slices.npz", "history.csv", "tensorboard", "checksums.txt",
     }  # fmt: skip
     assert [path.name for path in (result.folder / "checkpoints").iterdir()] == ["model.ckpt"]
     frame = read_predictions(result.folder / "predictions.csv")

@@ -99,7 +99,7 @@ class StageCache:
             logger.warning("%s cannot be read (%s); it is made again", path, error)
             return None
         try:
-            return _read_entry(text, path.with_suffix(".npy"))
+            return _read_entry(text, path.with_suffix(".npy"), key)
         except CacheError as error:
             logger.warning("%s: %s; it is made again", path, error)
             return None
@@ -123,7 +123,7 @@ class StageCache:
                 with atomic_path(path.with_suffix(".npy")) as temporary:
                     temporary.write_bytes(data)
             values = canonical_json(entry.values)
-            head = {"image_sha256": image_sha256, "values_sha256": _sha256(values)}
+            head = {"image_sha256": image_sha256, "key": key, "values_sha256": _sha256(values)}
             write_text(path, f"{canonical_json(head)}\n{values}\n")
         except OSError as error:
             raise CacheError(
@@ -145,7 +145,7 @@ def _npy_bytes(image: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _read_entry(text: str, image_path: Path) -> Entry:
+def _read_entry(text: str, image_path: Path, key: str) -> Entry:
     first, _, values = text.partition("\n")
     values = values.removesuffix("\n")
     try:
@@ -153,6 +153,9 @@ def _read_entry(text: str, image_path: Path) -> Entry:
         image_sha256, values_sha256 = head["image_sha256"], head["values_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise CacheError(f"the entry has no readable head ({error!r})") from error
+    # Entries of earlier versions do not name their key.
+    if not set(head) <= {"image_sha256", "key", "values_sha256"} or head.get("key", key) != key:
+        raise CacheError(f"the entry's head belongs to another entry: {first}")
     if _sha256(values) != values_sha256:
         raise CacheError("the entry's values do not have its checksum")
     if image_sha256 is None:
@@ -178,12 +181,15 @@ class FileDigests:
     _known: dict[str, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read what is remembered; an unreadable memory is an empty one."""
+        """Read what is remembered; an unreadable or damaged memory is an empty one."""
         try:
-            self._known = json.loads(self.path.read_text(encoding="utf-8"))
+            memory = json.loads(self.path.read_text(encoding="utf-8"))
+            if memory["sha256"] != _sha256(canonical_json(memory["files"])):
+                raise ValueError("it does not have its checksum")
+            self._known = memory["files"]
         except FileNotFoundError:
             self._known = {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be read (%s); files are hashed again", self.path, error)
             self._known = {}
 
@@ -200,7 +206,8 @@ class FileDigests:
             with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
                 for path, digest in zip(stale, pool.map(file_sha256, stale), strict=True):
                     self._known[str(path)] = [*signatures[path], digest]
-            write_text(self.path, json.dumps(self._known))
+            known = canonical_json(self._known)
+            write_text(self.path, json.dumps({"files": self._known, "sha256": _sha256(known)}))
         return {path: str(self._known[str(path)][-1]) for path in paths}
 
     def _remembered(self, path: Path, signature: list[int]) -> str | None:

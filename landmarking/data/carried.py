@@ -5,8 +5,10 @@ The file is a ZIP of the prepared folder with 8-bit slices: 2,000 of 150 x 150 t
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,16 @@ from landmarking.landmarks import LandmarkSet
 from landmarking.storage import atomic_folder, atomic_path, file_lock, file_sha256
 
 SUFFIX = ".prepared.zip"
+
+_DAMAGED = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    RuntimeError,  # encrypted, or packed in a way that zipfile does not know
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
@@ -77,8 +89,16 @@ def unpack_prepared(path: Path, folder: Path) -> PreparedCohort:
     try:
         with zipfile.ZipFile(path) as archive, atomic_folder(folder) as temporary:
             for name in (INDEX, IMAGES):
-                (temporary / name).write_bytes(archive.read(name))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+                # Only these two members, whatever else a file holds and whatever their paths say.
+                with archive.open(name) as packed, (temporary / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+            load_prepared(temporary)
+    except CacheError as error:
+        raise CacheError(
+            f"{path}: its index or slices are damaged or of another version; copy the file again, "
+            "or pack it again with experiments/prepare.py"
+        ) from error
+    except _DAMAGED as error:
         raise CacheError(f"{path}: not a carried cohort ({error}); copy the file again") from error
     return load_prepared(folder)
 

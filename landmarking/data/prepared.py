@@ -199,6 +199,16 @@ def load_prepared(folder: Path, *, verify: bool = True) -> PreparedCohort:
     """
     body = _read_index(folder)
     try:
+        return _opened(folder, body, verify)
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        # A checksum vouches for bytes, not for who wrote them.
+        raise CacheError(
+            f"{folder / INDEX}: is no index of slices ({error!r}); {_AGAIN}"
+        ) from error
+
+
+def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCohort:
+    try:
         if verify and file_sha256(folder / IMAGES) != body["images_sha256"]:
             raise CacheError(f"{folder / IMAGES}: the slices do not have their checksum; {_AGAIN}")
         images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
@@ -209,12 +219,17 @@ def load_prepared(folder: Path, *, verify: bool = True) -> PreparedCohort:
         images = _from_bytes(images, np.array([row["scale"] for row in rows], dtype=np.float32))
     pixel_to_world = np.array([row["pixel_to_world"] for row in rows], dtype=np.float64)
     points_mm = np.array([row["points_mm"] for row in rows], dtype=np.float64)
+    landmarks = _landmark_set(body["landmark_set"])
+    shapes = (images.shape[:1], pixel_to_world.shape, points_mm.shape)
+    count = len(rows)
+    if images.ndim != 3 or shapes != ((count,), (count, 4, 4), (count, len(landmarks), 3)):
+        raise ValueError(f"shapes {images.shape}, {shapes[1]} and {shapes[2]} of {count} slices")
     return PreparedCohort(
         folder=folder,
         name=body["name"],
         simulated=body["simulated"],
         digest=body["digest"],
-        landmarks=_landmark_set(body["landmark_set"]),
+        landmarks=landmarks,
         images=images,
         points_px=_to_pixels(pixel_to_world, points_mm),
         points_mm=points_mm,

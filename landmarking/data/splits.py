@@ -81,15 +81,16 @@ def split_by_person(participants: Sequence[str], *, fraction: float, seed: int) 
 
 
 def write_split(path: Path, split: Split) -> None:
-    """Write a split as JSON, as a whole."""
-    write_text(path, json.dumps(asdict(split), indent=1) + "\n")
+    """Write a split as JSON, as a whole, with its digest."""
+    write_text(path, json.dumps({**asdict(split), "digest": split.digest}, indent=1) + "\n")
 
 
 def read_split(path: Path) -> Split:
     """Inverse of `write_split`.
 
     Raises:
-        CohortError: If the file is missing, is no split, or has somebody on both sides.
+        CohortError: If the file is missing, is no split, does not have the digest that it states,
+            or has somebody on both sides.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -100,8 +101,13 @@ def read_split(path: Path) -> Split:
             float(data["fraction"]),
             str(data["by"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CohortError(f"{path}: not a split file ({error!r}); train the run again") from error
+    if data.get("digest", split.digest) != split.digest:
+        raise CohortError(
+            f"{path}: was changed after it was written (its digest is {split.digest}, it states "
+            f"{data['digest']}); restore it from a copy, or train the run again"
+        )
     both = set(split.train) & set(split.validation)
     if both:
         raise CohortError(f"{path}: {', '.join(sorted(both))} on both sides of the split")

@@ -8,11 +8,13 @@ the difference in words.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from landmarking.errors import PredictionsError
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.landmarks import landmark_set
+from landmarking.seal import check_sealed
 
 PREDICTIONS = "predictions.csv"
 
@@ -54,6 +57,7 @@ class Run:
 
         Raises:
             PredictionsError: If the file is damaged.
+            RunError: If it is not what the run has written.
         """
         return self._mapping("provenance.json", json.loads)
 
@@ -63,6 +67,7 @@ class Run:
 
         Raises:
             PredictionsError: If the file is damaged.
+            RunError: If it is not what the run has written.
         """
         return self._mapping("config.yaml", yaml.safe_load)
 
@@ -72,8 +77,10 @@ class Run:
 
         Raises:
             PredictionsError: If the file is damaged.
+            RunError: If it is not what the run has written.
         """
         path = self.folder / "history.csv"
+        check_sealed(self.folder, path.name)
         if not path.is_file():
             return None
         try:
@@ -87,18 +94,21 @@ class Run:
 
         Raises:
             PredictionsError: If the file is damaged.
+            RunError: If it is not what the run has written.
         """
         path = self.folder / "slices.npz"
+        check_sealed(self.folder, path.name)
         if not path.is_file():
             return {}
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError) as error:
             raise PredictionsError(f"{path}: cannot be read as slices: {error}") from error
 
     def _mapping(self, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         path = self.folder / name
+        check_sealed(self.folder, name)
         if not path.is_file():
             return {}
         try:
@@ -162,6 +172,7 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
     Raises:
         PredictionsError: If there is no finished run, a file is damaged, two runs predict the same
             thing, or runs differ and `allow_mixed` is not set.
+        RunError: If a file is not what its run has written.
     """
     paths = sorted(folder.rglob(PREDICTIONS), key=lambda path: path.parent.as_posix())
     if not paths:
@@ -169,7 +180,7 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
             f"{folder}: no finished run below this folder (a run is finished when it has "
             f"{PREDICTIONS}); train first, or name another folder with runs=DIR"
         )
-    runs = tuple(Run(path.parent, read_predictions(path)) for path in paths)
+    runs = tuple(_read_run(path) for path in paths)
     frame = pd.concat([run.predictions for run in runs], ignore_index=True)
     _refuse_doubles(frame, folder)
     differences = mixing_differences(frame)
@@ -181,6 +192,11 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
         )
     name = folder.resolve().name
     return Study(name, folder, runs, frame, tuple(differences))
+
+
+def _read_run(path: Path) -> Run:
+    check_sealed(path.parent, path.name)
+    return Run(path.parent, read_predictions(path))
 
 
 def mixing_differences(frame: pd.DataFrame) -> list[str]:

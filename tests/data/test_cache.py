@@ -166,4 +166,26 @@ def test_an_unreadable_memory_of_digests_is_an_empty_one(tmp_path, caplog):
     digests = FileDigests(tmp_path / "files.json").digests([tmp_path / "a"])
     assert len(digests) == 1
     assert "hashed again" in caplog.text
-    assert list(json.loads((tmp_path / "files.json").read_text())) == [str(tmp_path / "a")]
+    memory = json.loads((tmp_path / "files.json").read_text())
+    assert list(memory["files"]) == [str(tmp_path / "a")]
+
+
+def test_a_digest_that_was_altered_in_the_memory_is_not_believed(tmp_path, caplog):
+    memory, file = tmp_path / "files.json", tmp_path / "a"
+    file.write_text("a")
+    expected = FileDigests(memory).digests([file])
+    memory.write_text(memory.read_text().replace(expected[file], "0" * 64))
+    assert FileDigests(memory).digests([file]) == expected
+    assert "does not have its checksum" in caplog.text
+
+
+def test_an_entry_under_another_entrys_name_is_not_taken(tmp_path, caplog):
+    cache = StageCache(tmp_path)
+    other = stage_key("slice", 1, "other")
+    cache.put("slice", KEY, ENTRY)
+    for path in list(tmp_path.rglob(f"{KEY}.*")):
+        target = tmp_path / "slice" / other[:2] / path.name.replace(KEY, other)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    assert cache.get("slice", other) is None
+    assert "belongs to another entry" in caplog.text

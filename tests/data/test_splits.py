@@ -76,3 +76,11 @@ def test_refuses_one_person_with_many_scans():
 def test_refuses_other_ways():
     with pytest.raises(ConfigError, match="split_by"):
         split_units(["a", "b"], fraction=0.3, seed=0, by="site")
+
+
+def test_a_split_that_was_changed_is_refused(tmp_path):
+    path = tmp_path / "split.json"
+    write_split(path, Split(("sub-01", "sub-02"), ("sub-03",), 0, 0.3))
+    path.write_text(path.read_text().replace("sub-02", "sub-04"))
+    with pytest.raises(CohortError, match=r"was changed after it was written.*restore it"):
+        read_split(path)
