@@ -48,15 +48,17 @@ _SIZES = (0.78, 0.88, 1.0)
 _FEW: tuple[Start, ...] = tuple(itertools.product((-20.0, 0.0, 20.0), (0.0,), (0.0,), _SIZES))
 _MANY: tuple[Start, ...] = tuple(
     itertools.product(
-        (-24.0, -8.0, 8.0, 24.0), (-15.0, 0.0, 15.0), (-15.0, 0.0, 15.0), (0.82, 0.95)
+        (-24.0, -8.0, 8.0, 24.0), (-15.0, 0.0, 15.0), (-15.0, 0.0, 15.0), (0.76, 0.84, 0.95)
     )
 )
 _GRID_MM = 8.0
 _KEEP_COARSE = 2
 """Starts of each size that are refined."""
-_KEEP_FINE = 2
-"""Fits at 8 mm, of six and of twelve degrees of freedom each, that are refined at 4 mm."""
-_MIN_OVERLAP = 0.4
+_KEEP_FINE = 4
+"""Fits at 8 mm, of twelve and of six degrees of freedom in turn, that are refined at 4 mm."""
+_SURE = 0.7
+"""Quality at 4 mm that ends the refinement: fits to a wrong place have stayed below 0.5."""
+MIN_OVERLAP = 0.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,15 @@ class Registration:
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
+class Fit:
+    """A map from the common space to a scan's world, and the correlation under it.
+
+    Attributes:
+        common_to_world: Matrix, shape (4, 4).
+        quality: Normalised correlation about the brain, times the root of the share of it that
+            lies in the scan.
+    """
+
     common_to_world: Array
     quality: float
 
@@ -109,7 +119,7 @@ def register(
     best = _search(volume, _FEW)
     starts = len(_FEW)
     if best.quality < threshold:
-        best = max(best, _search(volume, _MANY), key=_quality)
+        best = max(best, _search(volume, _MANY), key=fit_quality)
         starts += len(_MANY)
     if best.quality < threshold:
         _LOGGER.warning(
@@ -139,21 +149,26 @@ def nearest_rigid(common_to_world: Array, centre_mm: Array = CENTRE_MM) -> Array
     return matrix
 
 
-def _search(volume: Volume, starts: Sequence[Start]) -> _Fit:
+def _search(volume: Volume, starts: Sequence[Start]) -> Fit:
     coarse, fine = template_level(_GRID_MM), template_level(_GRID_MM / 2)
     matrices = _best_starts(volume, starts)
-    rigid = sorted((_refine(volume, coarse, start, 6, 6) for start in matrices), key=_quality)
+    rigid = sorted((refine(volume, coarse, start, 6, 6) for start in matrices), key=fit_quality)
     # Brains are smaller than the template by a tenth on average; without the twelve degrees of
     # freedom, size would be traded for pose.
-    free = [_refine(volume, coarse, fit.common_to_world, 12, 12) for fit in rigid]
-    free.sort(key=_quality)
+    free = [refine(volume, coarse, fit.common_to_world, 12, 12) for fit in rigid]
+    free.sort(key=fit_quality)
     # At 8 mm, stretching can blow a small brain up to the skull; the rigid fits have not done so.
-    kept = [*free[-_KEEP_FINE:], *rigid[-_KEEP_FINE:]]
-    finer = [_refine(volume, fine, fit.common_to_world, 12, 12) for fit in kept]
-    return max(finer, key=_quality)
+    kept = itertools.chain.from_iterable(zip(reversed(free), reversed(rigid), strict=True))
+    best = Fit(matrices[0], -1.0)
+    for fit in itertools.islice(kept, _KEEP_FINE):
+        best = max(best, refine(volume, fine, fit.common_to_world, 12, 12), key=fit_quality)
+        if best.quality >= _SURE:
+            break
+    return best
 
 
-def _quality(fit: _Fit) -> float:
+def fit_quality(fit: Fit) -> float:
+    """Quality of a fit, to sort by."""
     return fit.quality
 
 
@@ -168,7 +183,7 @@ def _best_starts(volume: Volume, starts: Sequence[Start]) -> list[Array]:
     found: dict[float, list[tuple[float, Array]]] = {}
     for pitch, roll, yaw, size in starts:
         turn = rigid_matrix(pitch, roll, yaw, centre_mm=level.centre_mm)
-        matrix = turn @ _about(level.centre_mm, size * np.eye(3))
+        matrix = turn @ about(level.centre_mm, size * np.eye(3))
         score, shift = _best_shift(spectra, shape, *level.moved(matrix))
         matrix[:3, 3] += origin + shift * _GRID_MM - level.box_origin_mm
         found.setdefault(size, []).append((score, matrix))
@@ -193,20 +208,28 @@ def _best_shift(
     covariance = correlate(head, values * mask) - sum_head * sum_template / count
     scale = np.sqrt(np.maximum(variance_head, 1e-6) * np.maximum(variance_template, 1e-6))
     overlap = count / mask.sum()
-    score = np.where(overlap > _MIN_OVERLAP, covariance / scale * np.sqrt(overlap), -1.0)
+    score = np.where(overlap > MIN_OVERLAP, covariance / scale * np.sqrt(overlap), -1.0)
     peak = np.array(np.unravel_index(int(np.argmax(score)), score.shape))
     # FFT shifts wrap round: those past half of the padded size are negative.
     shift = np.where(peak > np.array(shape) / 2, peak - np.array(shape), peak)
     return float(score.max()), shift
 
 
-def _refine(volume: Volume, level: Level, start: Array, freedom: int, steps: int) -> _Fit:
-    """Gauss-Newton steps on the normalised correlation; the best of all iterates is returned."""
+def refine(volume: Volume, level: Level, start: Array, freedom: int, steps: int) -> Fit:
+    """Gauss-Newton steps on the normalised correlation; the best of all iterates is returned.
+
+    Args:
+        volume: The scan.
+        level: The template, at 8 or 4 mm.
+        start: Common-to-world matrix, shape (4, 4).
+        freedom: 6 for rigid steps, 12 for affine ones.
+        steps: Steps at most.
+    """
     steepest = level.steepest_descent[:, :freedom]
-    matrix, best = start, _Fit(start, -1.0)
+    matrix, best = start, Fit(start, -1.0)
     for _ in range(steps + 1):
         values, inside = volume.sample(apply_affine(matrix, level.points_mm), level.spacing_mm)
-        if np.count_nonzero(inside) < _MIN_OVERLAP * len(inside):
+        if np.count_nonzero(inside) < MIN_OVERLAP * len(inside):
             break
         head = values[inside] - values[inside].mean()
         template = level.values[inside] - level.values[inside].mean()
@@ -216,7 +239,7 @@ def _refine(volume: Volume, level: Level, start: Array, freedom: int, steps: int
         correlation = covariance / np.sqrt(power * float(template @ template))
         score = correlation * np.sqrt(np.mean(inside))
         if score > best.quality:
-            best = _Fit(matrix, float(score))
+            best = Fit(matrix, float(score))
         # With the scan scaled to the template by least squares, the residual's derivative is that
         # of the template; the step is found there and undone on the scan's side.
         residual = template - covariance / power * head
@@ -234,12 +257,13 @@ def _motion(step: Array, centre_mm: Array) -> Array:
     if len(step) == 12:
         xx, yy, zz, yz, xz, xy = step[6:]
         linear = linear @ (np.eye(3) + np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
-    matrix = _about(centre_mm, linear)
+    matrix = about(centre_mm, linear)
     matrix[:3, 3] += step[:3]
     return matrix
 
 
-def _about(centre_mm: Array, linear: Array) -> Array:
+def about(centre_mm: Array, linear: Array) -> Array:
+    """The affine map, shape (4, 4), with a linear part (3, 3) that keeps a point (3,) in place."""
     matrix = np.eye(4)
     matrix[:3, :3] = linear
     matrix[:3, 3] = centre_mm - linear @ centre_mm
