@@ -16,6 +16,7 @@ import numpy as np
 from landmarking.errors import ConfigError, ScanError
 from landmarking.geometry import Array, Plane
 from landmarking.imaging.bias import flattened, head_mask
+from landmarking.imaging.brain_centre import brain_centre
 from landmarking.imaging.levels import Level, coarser_levels
 from landmarking.imaging.plane_search import coarse_start, fast_search, plain_search, sagittal
 from landmarking.imaging.symmetry import Frame, grid_score, mirror_pairs, pair_symmetry
@@ -100,7 +101,8 @@ def find_midsagittal_plane(
             within 24 degrees of the world's sagittal direction are tried.
         settings: How to search.
         centre_mm: Brain's centre in world RAS, shape (3,), such as the template's after
-            registration; without it, taken from the outline of the head.
+            registration; without it, from a rough fit of the template on a first plane
+            (`brain_centre`), or where that fails from the outline of the head.
 
     Returns:
         Plane, score and sharpness; the same for the same input, always.
@@ -126,6 +128,13 @@ def find_midsagittal_plane(
         frame = coarse_start(levels[-1], centre, pairs, settings.robustness)
     else:
         frame = Frame.on_plane(start, centre)
+    if centre_mm is None:
+        # The outline of a head tells its brain's place to a centimetre only.
+        frame = fast_search(
+            levels[1:], frame, pairs.first(settings.pairs // 3), settings.robustness
+        )
+        brain = brain_centre(finest, frame)
+        frame = frame if brain is None else Frame.on_plane(frame.plane, brain)
     found = fast_search(levels, frame, pairs, settings.robustness)
     return _result(found, lambda frame: pair_symmetry(levels[0], frame, pairs).score)
 

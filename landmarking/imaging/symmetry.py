@@ -62,7 +62,7 @@ class Frame:
 
     @classmethod
     def on_plane(cls, plane: Plane, near_mm: Array) -> Self:
-        """Frame at the foot of a point; the first axis runs posterior, the second inferior."""
+        """Frame at the foot of a point; the first axis runs posterior, the second superior."""
         posterior = np.array([0.0, -1.0, 0.0])
         first = posterior - (posterior @ plane.normal) * plane.normal
         # A normal within 6 degrees of the front-back axis needs another direction to start from.

@@ -37,7 +37,7 @@ STAGES = ["registration", "plane", "slice", "intensity"]
 @pytest.mark.parametrize(
     ("file", "moved"),
     [
-        ("imaging/registration.py", ["registration"]),
+        ("imaging/registration.py", ["registration", "plane"]),
         ("imaging/midsagittal.py", ["plane"]),
         ("imaging/symmetry.py", ["plane"]),
         ("imaging/resample.py", ["slice"]),

@@ -113,10 +113,9 @@ def test_a_blanked_lesion_of_40_mm_is_outvoted(centre):
 def test_brightness_that_fades_to_one_side_does_not_move_the_plane():
     volume, affine = posed_head(np.eye(4))
     fading = volume * np.exp(np.linspace(-0.35, 0.35, len(volume)))[:, None, None]
-    flat = find_midsagittal_plane(fading, affine, settings=LIGHT)
-    raw = find_midsagittal_plane(
-        fading, affine, settings=MidsagittalSettings(pairs=8_000, flatten_mm=0)
-    )
+    flat = find_midsagittal_plane(fading, affine, settings=LIGHT, centre_mm=CENTRE)
+    uneven = MidsagittalSettings(pairs=8_000, flatten_mm=0)
+    raw = find_midsagittal_plane(fading, affine, settings=uneven, centre_mm=CENTRE)
     assert compare(flat, SAGITTAL)[1] < 0.15
     assert compare(raw, SAGITTAL)[1] > 1.0
 
