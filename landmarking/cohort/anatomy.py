@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,18 +49,28 @@ class Volume:
             np.multiply(points_mm[axis], scale[axis], out=unit[:, 2 - axis])
             unit[:, 2 - axis] -= shift[axis]
         grid = torch.from_numpy(unit)[None, :, None, None]
-        volume = torch.from_numpy(self.data.reshape(1, -1, *self.data.shape[-3:]))
+        volume = torch.from_numpy(self.data)[None]
+        volume = volume if self.data.ndim == 4 else volume[None]
         values: Any = grid_sample(volume, grid, padding_mode="border", align_corners=True)
         return np.asarray(values.numpy().reshape(*self.data.shape[:-3], -1), dtype=np.float32)
 
     def nearest(self, points_mm: Float32) -> NDArray[np.uint8]:
         """Values of the nearest voxels as whole numbers, points as in `at`; 0 beyond the grid."""
-        index = np.rint((points_mm - self.origin_mm[:, None].astype(np.float32)) / self.spacing_mm)
-        size = np.array(self.data.shape, dtype=np.float32)[:, None]
-        within = ((index >= 0) & (index < size)).all(axis=0)
-        i, j, k = np.where(within, index, 0).astype(np.int32)
-        flat = (i * self.data.shape[1] + j) * self.data.shape[2] + k
-        return np.asarray(np.where(within, self.data.ravel()[flat], 0), dtype=np.uint8)
+        scale = np.float32(1.0 / self.spacing_mm)
+        padded = self._padded
+        flat = np.zeros(points_mm.shape[1], dtype=np.int32)
+        for row, low, size in zip(points_mm, self.origin_mm, padded.shape, strict=True):
+            # One voxel of margin on each side, and half a voxel to round by cutting off.
+            index = row * scale
+            index += np.float32(1.5 - low / self.spacing_mm)
+            np.clip(index, 0.0, size - 1.0, out=index)
+            flat *= np.int32(size)
+            flat += index.astype(np.int32)
+        return padded.ravel().take(flat)
+
+    @cached_property
+    def _padded(self) -> NDArray[np.uint8]:
+        return np.pad(self.data.astype(np.uint8), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +79,16 @@ class Atlas:
 
     Attributes:
         average: T1 intensities of the brain, 0 to 1, share of grey and share of white matter.
-        cortex: 1 where every person has folds of their own, 0 in the deep brain and cerebellum.
-        outside: Signed distance from the brain's hull in mm, negative within.
+        smooth: Three volumes on a 2 mm grid. Signed distance from the brain's hull in mm,
+            negative within; above zero wherever `labels` may be set, 4.5 mm beyond included; 1
+            where every person has folds of their own, 0 in the deep brain and cerebellum.
         labels: Codes of `face.Tissue` around the brain.
-        body: Above zero wherever `labels` may be set, 4.5 mm beyond included.
         mid_surface_mm: Points of the mid-sagittal plane within the brain, shape (M, 3).
     """
 
     average: Volume
-    cortex: Volume
-    outside: Volume
+    smooth: Volume
     labels: Volume
-    body: Volume
     mid_surface_mm: Array
 
 
@@ -89,15 +97,12 @@ def load_atlas() -> Atlas:
     """Build the atlas once per process."""
     template = load_template()
     origin = template.affine[:3, 3]
-    average = np.stack([template.brain, template.grey, template.white])
     low = np.array([-106.0, -146.0, -166.0])
     labels = face_and_neck(low, 1.5, (142, 178, 188))
     return Atlas(
-        average=Volume(average.astype(np.float32), origin, 1.0),
-        cortex=_cortex(template.brain_mask, origin),
-        outside=_outside(template.brain_mask, origin),
+        average=Volume(_together(template.brain, template.grey, template.white), origin, 1.0),
+        smooth=_smooth(template.brain_mask, origin, Volume(_reach(labels), low, 3.0)),
         labels=Volume(labels.astype(np.float32), low, 1.5),
-        body=Volume(_reach(labels), low, 3.0),
         mid_surface_mm=_mid_surface(template.brain_mask, origin),
     )
 
@@ -108,6 +113,23 @@ _DEEP_OUTLINE = (
     (42, 2), (41, 13), (31, 25), (12, 32), (-10, 34), (-31, 29), (-44, 18), (-47, 8), (-58, 8),
     (-92, -24), (-92, -62), (-60, -80), (0, -80), (0, -40), (8, -28), (13, -18), (22, -9), (33, -6),
 )  # fmt: skip
+
+
+def _smooth(mask: NDArray[np.bool_], origin: Array, body: Volume) -> Volume:
+    """Distance, face and neck, and cortex on one grid, to be looked up at once."""
+    outside = _outside(mask, origin)
+    axes = [
+        low + outside.spacing_mm * np.arange(size)
+        for low, size in zip(outside.origin_mm, outside.data.shape, strict=True)
+    ]
+    points = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1).astype(np.float32)
+    others = [part.at(points).reshape(outside.data.shape) for part in (body, _cortex(mask, origin))]
+    return Volume(_together(outside.data, *others), outside.origin_mm, outside.spacing_mm)
+
+
+def _together(*volumes: Array | Float32) -> Float32:
+    """Volumes as one, of shape (C, X, Y, Z); the values of a voxel are neighbours in memory."""
+    return np.moveaxis(np.stack(volumes, axis=-1, dtype=np.float32, casting="same_kind"), -1, 0)
 
 
 def _cortex(mask: NDArray[np.bool_], origin: Array) -> Volume:

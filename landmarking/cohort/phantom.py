@@ -46,7 +46,7 @@ from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array, Plane, apply_affine
 from landmarking.landmarks import landmark_set
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings give other bytes, so that old trees are made anew."""
 
 
@@ -62,7 +62,7 @@ class WarpSettings:
         size_sd: SD of the head's length, width and height each, as a share.
     """
 
-    knot_mm: float = 5.0
+    knot_mm: float = 6.0
     fine_mm: float = 0.5
     middle_mm: float = 1.1
     coarse_mm: float = 2.0

@@ -2,48 +2,94 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.cohort.anatomy import Atlas, Float32
 from landmarking.cohort.texture import texture
-from landmarking.cohort.warps import VoxelMap
+from landmarking.cohort.warps import Box, VoxelMap
 from landmarking.geometry import Array
+
+_PLANES = 8
+"""Planes of a block, even; its fields stay near the processor while they are worked on."""
 
 
 @dataclass(frozen=True, eq=False)
 class SlowFields:
-    """Fields too smooth to need every voxel, each of shape (N,), and the layers of the head.
+    """Fields too smooth to need every voxel.
 
     Attributes:
-        shells: Distances from the brain at which the layers around it end, mm, shape (7,).
         outside: Distance from the brain's hull, mm.
-        cortex: Where folds are the person's own.
         body: Above zero near face and neck.
+        cortex: Where folds are the person's own.
         slow: Texture of the thickness of skull and scalp.
         middle: Texture of muscles and fat.
         fast: Texture of small irregularities.
+        ribbon: Texture of the cortex' thickness.
+        relief: Texture that is zero where the person's sulci are.
     """
 
-    shells: Array
     outside: Float32
-    cortex: Float32
     body: Float32
+    cortex: Float32
     slow: Float32
     middle: Float32
     fast: Float32
+    ribbon: Float32
+    relief: Float32
 
 
-def slow_fields(
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the layers of one head lie.
+
+    Attributes:
+        shells: Distances from the brain at which the layers around it end, mm, shape (7,).
+        fields: At every second voxel along each axis, shape (X, Y, Z) each.
+        shape: Voxels of the scan.
+    """
+
+    shells: Array
+    fields: SlowFields
+    shape: tuple[int, int, int]
+
+    def blocks(self) -> Iterator[Box]:
+        """Boxes that hold all of the head between them; what is left over is air."""
+        head = (self.fields.outside < reach_mm(self.shells)) | (self.fields.body > 0.0)
+        for first in range(0, self.shape[0], _PLANES):
+            box = [slice(first, min(first + _PLANES, self.shape[0]))]
+            part = np.any(head[first // 2 : first // 2 + _PLANES // 2 + 1], axis=0)
+            for axis in (0, 1):
+                found = np.flatnonzero(np.any(part, axis=1 - axis))
+                if len(found):
+                    end = min(2 * int(found[-1]) + 2, self.shape[axis + 1])
+                    box.append(slice(max(2 * int(found[0]) - 2, 0), end))
+            if len(box) == 3:
+                yield box[0], box[1], box[2]
+
+    def block(self, box: Box) -> SlowFields:
+        """All fields at every voxel of a box whose first voxels have even numbers, shape (N,)."""
+        near = tuple(slice(cut.start // 2, cut.stop // 2 + 1) for cut in box)
+        shape = tuple(cut.stop - cut.start for cut in box)
+        return SlowFields(
+            *(
+                _doubled(getattr(self.fields, one.name)[near], shape).ravel()
+                for one in fields(SlowFields)
+            )
+        )
+
+
+def head_layout(
     atlas: Atlas,
     warp: VoxelMap,
     rng: np.random.Generator,
     skull_mm: float,
     scalp_mm: float,
-) -> SlowFields:
-    """Draw the layers and textures around the brain, and look all slow fields up.
+) -> Layout:
+    """Draw the layers and textures of a head, and look all slow fields up.
 
     Args:
         atlas: Average anatomy.
@@ -54,29 +100,33 @@ def slow_fields(
     """
     coarse = warp.grid(every=2)
     points = coarse.reshape(3, -1)
-    textures = (texture(rng, 60.0), texture(rng, 13.0, 0.5), texture(rng, 9.0, 0.5))
+    bands = ((60.0, 0.35), (13.0, 0.5), (9.0, 0.5), (9.0, 0.35), (rng.uniform(16.0, 22.0), 0.35))
+    textures = [texture(rng, float(length), width) for length, width in bands]
     shells = _shells(rng, skull_mm, scalp_mm)
-    outside = _with_cisterns(atlas.outside.at(points), points)
-    body = atlas.body.at(points)
+    outside, body, cortex = atlas.smooth.at(points)
+    outside = _with_cisterns(outside, points)
     grid = coarse.shape[1:]
 
     def near(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return _with_neighbours(chosen.reshape(grid)).ravel()
 
     # Most of the voxels are air or deep brain, which need neither folds nor texture.
-    folded = np.flatnonzero(near(outside < 1.0))
+    folded = np.flatnonzero(near((outside < 1.0) & (cortex > 0.0)))
     head = near((outside < reach_mm(shells)) | (body > 0.0))
     around = np.flatnonzero(head & near(outside > -1.5))
-    cortex, slow, middle, fast = np.zeros((4, outside.size), dtype=np.float32)
-    cortex[folded] = atlas.cortex.at(points[:, folded])
+    drawn = np.zeros((5, outside.size), dtype=np.float32)
     where = points[:, around]
     # Muscles run up and down, and so do the seams of fat between them.
     along = where * np.array([[1.0], [1.0], [0.4]], dtype=np.float32)
-    slow[around], fast[around] = textures[0].at(where), textures[2].at(where)
-    middle[around] = textures[1].at(along)
-    fields = (outside, cortex, body, slow, middle, fast)
-    whole = [_doubled(field.reshape(grid), warp.shape).ravel() for field in fields]
-    return SlowFields(shells, *whole)
+    # The finer ones have more steps than this grid.
+    drawn[0, around] = textures[0].at(where)
+    drawn[1, around] = textures[1].nearest(along)
+    drawn[2, around] = textures[2].nearest(where)
+    where = points[:, folded]
+    drawn[3, folded] = textures[3].nearest(where)
+    drawn[4, folded] = textures[4].at(where)
+    parts = [part.reshape(grid) for part in (outside, body, cortex, *drawn)]
+    return Layout(shells, SlowFields(*parts), warp.shape)
 
 
 def _shells(rng: np.random.Generator, skull_mm: float, scalp_mm: float) -> Array:
@@ -111,16 +161,17 @@ def _with_cisterns(outside: Float32, points: Float32) -> Float32:
     return np.where(outside > 0.5, np.maximum(outside - room, 0.5), outside)
 
 
-def _doubled(field: Float32, shape: tuple[int, int, int]) -> Float32:
-    """Linear interpolation of a field at every second voxel to all of them."""
+def _doubled(field: Float32, shape: tuple[int, ...]) -> Float32:
+    """Linear interpolation of a field at every second voxel to all of them, edges going on."""
     for axis, size in enumerate(shape):
         out = np.empty((*field.shape[:axis], size, *field.shape[axis + 1 :]), dtype=np.float32)
         # Views with this axis in front; memory stays in the order of the voxels.
         values, filled = field.swapaxes(0, axis), out.swapaxes(0, axis)
-        filled[::2] = values
-        between, halves = filled[1:-1:2], (0.5 * field).swapaxes(0, axis)
-        np.add(halves[: len(between)], halves[1 : len(between) + 1], out=between)
-        if size % 2 == 0:
-            filled[-1] = values[-1]
+        even, between = filled[::2], filled[1::2]
+        even[:] = values[: len(even)]
+        inner = min(len(between), len(values) - 1)
+        np.add(values[:inner], values[1 : inner + 1], out=between[:inner])
+        between[:inner] *= np.float32(0.5)
+        between[inner:] = values[-1]
         field = out
     return field

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from landmarking.cohort.anatomy import Float32, Volume
 
-_SIZE = 80
+_SIZE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,25 @@ class Texture:
 
     def at(self, points_mm: Float32) -> Float32:
         """Values at points of shape (3, N), shape (N,)."""
-        # As np.mod, at a fifth of its time.
+        return self.cube.at(self._within(points_mm))
+
+    def nearest(self, points_mm: Float32) -> Float32:
+        """As `at`, without interpolation: for grain finer than a voxel."""
+        points = self._within(points_mm)
+        points *= np.float32(1.0 / self.cube.spacing_mm)
+        points += np.float32(0.5)
+        i, j, k = points.astype(np.int32)
+        size = np.int32(_SIZE + 1)
+        return np.asarray(self.cube.data.ravel()[(i * size + j) * size + k])
+
+    def _within(self, points_mm: Float32) -> Float32:
         period = np.float32(self.period_mm)
-        turns = points_mm / period
+        turns: Float32 = points_mm * (np.float32(1.0) / period)
         np.floor(turns, out=turns)
         turns *= period
-        return self.cube.at(np.subtract(points_mm, turns, out=turns))
+        np.subtract(points_mm, turns, out=turns)
+        np.maximum(turns, 0.0, out=turns)
+        return turns
 
 
 def texture(rng: np.random.Generator, wavelength_mm: float, width: float = 0.35) -> Texture:
@@ -41,16 +55,26 @@ def texture(rng: np.random.Generator, wavelength_mm: float, width: float = 0.35)
         wavelength_mm: Middle of the band.
         width: SD of the band, as a share of its middle; large values give rougher fields.
     """
+    from scipy import fft
+
     spacing = wavelength_mm / 8.0
-    frequency = np.fft.fftfreq(_SIZE, spacing)
-    half = np.fft.rfftfreq(_SIZE, spacing)
-    squared = frequency[:, None, None] ** 2 + frequency[:, None] ** 2 + half**2
-    middle = 1.0 / wavelength_mm
-    band = np.exp(-0.5 * ((np.sqrt(squared) - middle) / (width * middle)) ** 2)
-    band[0, 0, 0] = 0.0
-    waves = np.fft.rfftn(rng.standard_normal((_SIZE,) * 3, dtype=np.float32)) * band
-    field = np.fft.irfftn(waves, (_SIZE,) * 3, axes=(0, 1, 2))
+    band = _band(width)
+    # White noise is white in frequency as well, so that one transform is enough.
+    waves = rng.standard_normal((*band.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    waves *= band
+    field = fft.irfftn(waves, (_SIZE,) * 3, overwrite_x=True)
     field = np.pad(field / field.std(), (0, 1), mode="wrap")
     return Texture(
         Volume(np.asarray(field, dtype=np.float32), np.zeros(3), spacing), _SIZE * spacing
     )
+
+
+@lru_cache(maxsize=4)
+def _band(width: float) -> Float32:
+    """Strength of the waves of a period, shape (S, S, S // 2 + 1); the middle is an eighth."""
+    squared = np.fft.fftfreq(_SIZE) ** 2
+    half = np.fft.rfftfreq(_SIZE) ** 2
+    length = 8.0 * np.sqrt(squared[:, None, None] + squared[:, None] + half)
+    band = np.exp(-0.5 * ((length - 1.0) / width) ** 2)
+    band[0, 0, 0] = 0.0
+    return np.asarray(band, dtype=np.float32)

@@ -9,6 +9,7 @@ meets the template's landmarks, so they are exact by construction.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from landmarking.errors import CohortError
 from landmarking.geometry import Array, apply_affine
 
 Float32 = NDArray[np.float32]
+Box = tuple[slice, slice, slice]
 _MARGIN = 3
 """Knots kept beyond the grid on each side, where the spline's end conditions have died out."""
+_CHUNK = 4096
+"""Points carried at once, so that what is computed for them stays near the processor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,27 +53,32 @@ class VoxelMap:
         moved: Array = apply_affine(self.affine, voxels) + np.stack(rest, axis=-1)
         return moved
 
-    def grid(self, every: int = 1) -> Float32:
-        """Template mm at every n-th voxel along each axis, shape (3, I, J, K)."""
-        first, second, third = (
-            _basis(size, step, count)[::every]
-            for size, step, count in zip(
-                self.shape, self.step, self.coefficients.shape[1:], strict=True
-            )
-        )
-        field = np.tensordot(self.coefficients.astype(np.float32), third, (3, 1))
-        field = np.tensordot(field, second, (2, 1)).swapaxes(2, 3)
-        out = np.empty((3, len(first), len(second), len(third)), dtype=np.float32)
-        i, j, k = (np.arange(0, size, every, dtype=np.float32) for size in self.shape)
-        for axis, (a, b, c, d) in enumerate(self.affine.astype(np.float32)[:3]):
-            np.dot(
-                first, field[axis].reshape(first.shape[1], -1), out=out[axis].reshape(len(i), -1)
-            )
-            across = b * j[:, None] + c * k + d
-            for plane, along in zip(out[axis], a * i, strict=True):
-                plane += along
-                plane += across
-        return out
+    def grid(self, every: int = 1, box: Box | None = None) -> Float32:
+        """Template mm at every n-th voxel along each axis, shape (3, I, J, K).
+
+        Args:
+            every: Take every n-th voxel.
+            box: Part of the grid to take; None takes all.
+        """
+        cuts = box or (slice(None),) * 3
+        bases = [basis[cut][::every] for basis, cut in zip(self._bases, cuts, strict=True)]
+        first, second, third = bases
+        knots = self._whole.shape[1:]
+        field = first @ self._whole.reshape(3, knots[0], -1)
+        field = second @ field.reshape(3, len(first), *knots[1:])
+        return np.asarray(field @ third.T, dtype=np.float32)
+
+    @cached_property
+    def _bases(self) -> list[Float32]:
+        sizes = zip(self.shape, self.step, self.coefficients.shape[1:], strict=True)
+        return [_basis(*size) for size in sizes]
+
+    @cached_property
+    def _whole(self) -> Float32:
+        """Coefficients of the whole map: B-splines add up straight lines exactly."""
+        lattice = knots(self.shape, self.step)
+        linear = np.moveaxis(apply_affine(self.affine, lattice), -1, 0)
+        return np.asarray(self.coefficients + linear, dtype=np.float32)
 
     def jacobian(self, every: int = 2) -> Float32:
         """Volume ratio, subject to template, at every n-th voxel; positive where invertible."""
@@ -125,28 +134,45 @@ def _basis(size: int, step: float, count: int, *, derivative: bool = False) -> F
     return values.astype(np.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class SmoothField:
+    """Smooth field over a voxel grid: a cubic spline.
+
+    Attributes:
+        along: B-splines of the knots at the voxels of the first axis, shape (I, G).
+        across: Values at the knots of the first axis, shape (G, J, K).
+    """
+
+    along: Float32
+    across: Float32
+
+    def planes(self, first: int = 0, last: int | None = None) -> Float32:
+        """Values at planes of the first axis, shape (last - first, J, K)."""
+        values: Float32 = np.tensordot(self.along[first:last], self.across, 1)
+        return values
+
+
 def smooth_field(
     rng: np.random.Generator, shape: tuple[int, int, int], voxel_mm: Array, knot_mm: float
-) -> Float32:
-    """Smooth random field over a voxel grid: a cubic spline with normal coefficients.
+) -> SmoothField:
+    """Draw a smooth field: normal coefficients, mean 0 and SD near 1.
 
     Args:
         rng: Source of chance.
         shape: Voxels of the grid.
         voxel_mm: Voxel size, shape (3,).
         knot_mm: Knot distance, near half of the wavelength.
-
-    Returns:
-        Field with mean 0 and SD near 1, shape `shape`.
     """
-    bases = [
+    along, second, third = (
         _basis(size, knot_mm / by, int(size * by / knot_mm) + 2 * _MARGIN)
         for size, by in zip(shape, voxel_mm, strict=True)
-    ]
-    weights = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32)
-    field = np.einsum("xyz,ix,jy,kz->ijk", weights, *bases, optimize=True)
+    )
+    weights = rng.standard_normal(
+        [basis.shape[1] for basis in (along, second, third)], dtype=np.float32
+    )
     # A cubic B-spline series of unit noise has variance 0.479 along each axis, on average.
-    return np.asarray(field / 0.479**1.5, dtype=np.float32)
+    weights /= np.float32(0.479**1.5)
+    return SmoothField(along, np.asarray(second @ weights @ third.T, dtype=np.float32))
 
 
 def knots(shape: tuple[int, int, int], step: Array) -> Array:
@@ -268,24 +294,32 @@ def landmark_flow(
     Returns:
         Carried points, shape (N, 3).
     """
-    points = np.asarray(points_mm, dtype=np.float64)
+    points = np.array(points_mm, dtype=np.float64)
     motion: Any = (end_mm - start_mm) / steps
     scale = max(float(np.mean(np.sum((end_mm - start_mm) ** 2, axis=-1))), 1e-6)
     for step in range(steps):
         at = start_mm + step * motion
-        gram = _kernel(at, at, lengths_mm, weights)
+        gram = _kernel(at, at, lengths_mm, weights).astype(np.float64)
         gram[np.diag_indices(len(at))] += noise_mm**2 / scale
         pull = np.linalg.solve(gram, motion)
-        points = points + _kernel(points, at, lengths_mm, weights) @ pull
+        for start in range(0, len(points), _CHUNK):
+            part = points[start : start + _CHUNK]
+            part += _kernel(part, at, lengths_mm, weights) @ pull.astype(np.float32)
     return points
 
 
 def _kernel(
     points: Array, centres: Array, lengths_mm: tuple[float, ...], weights: tuple[float, ...]
-) -> Array:
+) -> Float32:
     a, b = points.astype(np.float32), centres.astype(np.float32)
-    squared = np.maximum((a * a).sum(-1)[:, None] + (b * b).sum(-1) - 2.0 * (a @ b.T), 0.0)
+    squared = a @ (-2.0 * b.T)
+    squared += (a * a).sum(-1)[:, None]
+    squared += (b * b).sum(-1)
+    np.maximum(squared, 0.0, out=squared)
     total = np.zeros_like(squared)
     for length, weight in zip(lengths_mm, weights, strict=True):
-        total += weight * np.exp(squared * (-0.5 / length**2))
-    return np.asarray(total, dtype=np.float64)
+        bell = squared * np.float32(-0.5 / length**2)
+        np.exp(bell, out=bell)
+        bell *= np.float32(weight)
+        total += bell
+    return total

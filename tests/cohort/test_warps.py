@@ -89,6 +89,6 @@ def test_landmarks_arrive_and_far_points_stay():
 
 
 def test_smooth_fields_have_unit_variance_and_no_steps():
-    field = smooth_field(np.random.default_rng(0), (80, 90, 70), np.ones(3), 12.0)
+    field = smooth_field(np.random.default_rng(0), (80, 90, 70), np.ones(3), 12.0).planes()
     assert field.std() == pytest.approx(1.0, abs=0.15)
     assert np.abs(np.diff(field, axis=0)).max() < 0.5
