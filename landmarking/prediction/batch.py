@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from landmarking.errors import LandmarkingError
-from landmarking.prediction.files import FCSV, MARKUPS, PICTURE, RECORD, read_record
+from landmarking.prediction.clock import Clock, peak_mib
 from landmarking.prediction.inputs import Target
 
 logger = logging.getLogger(__name__)
 
+Record = dict[str, Any]
 
-@dataclass(frozen=True)
-class Job:
-    """One scan to predict; what a worker process is given.
 
-    Attributes:
-        target: The scan and the names of its results.
-        output: Folder of the results.
-        sources: The model, as `open_model` takes it.
-        model_digest: What decides its positions; a result of another one is made again.
-        picture: Whether to draw the picture.
-        overwrite: Predict again what is finished.
-    """
+class Job(Protocol):
+    """One scan with what is to be done; what a worker process is given."""
 
-    target: Target
-    output: Path
-    sources: tuple[str, ...]
-    model_digest: str
-    picture: bool = True
-    overwrite: bool = False
+    @property
+    def target(self) -> Target:
+        """The scan and the names of its results."""
+
+    @property
+    def output(self) -> Path:
+        """Folder of the results."""
+
+
+J = TypeVar("J", bound=Job)
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class Outcome:
 
     Attributes:
         target: The scan.
-        record: The record of its prediction; None if it failed.
+        record: What was written about it; None if it failed.
         problem: What is wrong with it, or None.
         reused: Whether it was finished before.
         seconds: Time on the clock by stage, and processor time of all of it as `cpu`.
@@ -53,20 +47,26 @@ class Outcome:
     """
 
     target: Target
-    record: dict[str, Any] | None = None
+    record: Record | None = None
     problem: str | None = None
     reused: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_mib: float = 0.0
 
 
-def predict_jobs(
-    jobs: Sequence[Job], workers: int, done: Callable[[Outcome], None] | None = None
+def run_jobs(
+    jobs: Sequence[J],
+    work: Callable[[J], Outcome],
+    finished: Callable[[J], Record | None],
+    workers: int,
+    done: Callable[[Outcome], None],
 ) -> list[Outcome]:
-    """Predict scans that are not finished.
+    """Work on scans that are not finished.
 
     Args:
         jobs: The scans.
+        work: What to do with one, a function of a module.
+        finished: The record of one that is finished, or None.
         workers: Processes; starting one takes seconds, so there are at most as many as scans.
         done: Called with each outcome as it comes.
 
@@ -77,14 +77,18 @@ def predict_jobs(
         LandmarkingError: If a worker process dies.
     """
     found: dict[Target, Outcome] = {}
-    for outcome in _outcomes(jobs, workers):
+    for outcome in _outcomes(jobs, work, finished, workers):
         found[outcome.target] = outcome
-        if done is not None:
-            done(outcome)
+        done(outcome)
     return [found[job.target] for job in jobs]
 
 
-def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+def _outcomes(
+    jobs: Sequence[J],
+    work: Callable[[J], Outcome],
+    finished: Callable[[J], Record | None],
+    workers: int,
+) -> Iterator[Outcome]:
     from landmarking.processes import map_processes
 
     waiting = []
@@ -94,61 +98,29 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
             waiting.append(job)
         else:
             yield Outcome(job.target, record, reused=True)
-    yield from map_processes(predict_job, waiting, workers)
+    yield from map_processes(work, waiting, workers)
 
 
-def finished(job: Job) -> dict[str, Any] | None:
-    """The record of a scan whose results are there, of the same bytes and the same model.
-
-    Args:
-        job: The scan.
-    """
-    from landmarking.storage import file_sha256
-
-    endings = (MARKUPS, FCSV, PICTURE) if job.picture else (MARKUPS, FCSV)
-    stem = job.target.stem
-    record = None if job.overwrite else read_record(job.output / f"{stem}{RECORD}")
-    if record is None or not all((job.output / f"{stem}{end}").is_file() for end in endings):
-        return None
-    try:
-        same = record["scan_sha256"] == file_sha256(job.target.scan)
-    except (OSError, KeyError):
-        return None
-    return record if same and record["model_digest"] == job.model_digest else None
-
-
-def predict_job(job: Job) -> Outcome:
-    """Predict one scan and write its files; its problem comes back as text.
+def attempt(job: Job, make: Callable[[Clock], Record]) -> Outcome:
+    """Do the work for one scan; its problem comes back as text, so that the others go on.
 
     Args:
         job: The scan.
+        make: Writes its files and gives back the record.
     """
-    from landmarking.prediction.files import write_scan_files
-    from landmarking.prediction.models import open_model
-    from landmarking.prediction.predictor import Clock, predict_scan
-
-    stem, record, problem = job.target.stem, None, None
-    # Old results must not pass for those of this attempt.
-    (job.output / f"{stem}{RECORD}").unlink(missing_ok=True)
-    model = open_model(job.sources)
-    clock = Clock()
+    clock, record, problem = Clock(), None, None
+    scan, stem = job.target.scan, job.target.stem
     try:
-        prediction = predict_scan(job.target.scan, model)
-        clock.seconds.update(prediction.seconds)
-        record = clock.timed(
-            "files",
-            lambda: write_scan_files(prediction, job.output, stem, picture=job.picture),
-        )
+        record = make(clock)
     except LandmarkingError as error:
         problem = " ".join(str(error).split())
+    except MemoryError:
+        problem = f"{scan}: there is too little memory for it; use fewer --workers"
     except OSError as error:
         problem = f"{job.output / stem}: cannot be written ({error.strerror or error})"
     except Exception as error:  # a defect of ours on one scan must not cost the others
         logger.error("%s", traceback.format_exc())
-        problem = f"{job.target.scan}: a defect of this program ({type(error).__name__}: {error})"
-    return Outcome(job.target, record, problem, seconds=clock.all(), peak_mib=_peak_mib())
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024.0 * 1024.0 if sys.platform == "darwin" else 1024.0)
+        problem = f"{scan}: a defect of this program ({type(error).__name__}: {error})"
+    if problem is not None and str(scan) not in problem:
+        problem = f"{scan}: {problem}"
+    return Outcome(job.target, record, problem, seconds=clock.all(), peak_mib=peak_mib())

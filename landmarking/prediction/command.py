@@ -38,6 +38,12 @@ _PACK = """Pack trained runs into one file that predict takes. The weights are k
 and the card is made from the runs' own files and from the cohorts given with --evaluate."""
 
 
+_MSP = """Find the mid-sagittal plane of T1 scans. For each scan: <name>_msp.mrk.json (a plane for
+3D Slicer), <name>_msp.json (plane, matrices and figures), <name>_aligned.nii.gz (the scan with the
+plane as its middle layer) and <name>_slice.nii.gz (the mid-sagittal slice). Both images lie in the
+scan's own world, so that a viewer overlays them."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -77,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_predict(commands)
+    _add_msp(commands)
+    _add_compare(commands)
     _add_info(commands)
     _add_calibrate(commands)
     _add_pack(commands)
@@ -155,6 +163,27 @@ def _add_pack(commands: Commands) -> None:
     command.add_argument("--note", default="", help="a sentence on what it was trained on")
     command.add_argument("--licence", default="MIT", help="of the weights (default MIT)")
     command.add_argument("--card", metavar="FILE.md", help="also write the model card as a page")
+
+
+def _add_msp(commands: Commands) -> None:
+    command = _command(commands, "msp", _MSP, "msp_command:run")
+    _add_scans(command)
+    command.add_argument(
+        "--spacing", type=float, default=1.0, metavar="MM", help="voxel size (default 1)"
+    )
+    command.add_argument("--no-images", action="store_true", help="write the plane alone")
+
+
+def _add_compare(commands: Commands) -> None:
+    text = "Compare predictions with truth, in mm. Within the plane that was found, and in space."
+    command = _command(commands, "compare", text, "predict_command:run_compare")
+    command.add_argument(
+        "files",
+        nargs="+",
+        metavar="RESULT TRUTH",
+        help="pairs of a <name>_prediction.json and a landmark file (.mrk.json, .fcsv)",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_scans(command: argparse.ArgumentParser) -> None:

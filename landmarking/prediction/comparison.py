@@ -15,7 +15,7 @@ from landmarking.landmarks import landmark_set, read_landmarks
 
 
 @dataclass(frozen=True)
-class LandmarkError3D:
+class Miss:
     """Error of one landmark of one scan.
 
     Attributes:
@@ -33,7 +33,7 @@ class LandmarkError3D:
     radius_mm: float | None
 
 
-def compare(record: Mapping[str, Any], truth: Path) -> list[LandmarkError3D]:
+def compare(record: Mapping[str, Any], truth: Path) -> list[Miss]:
     """Errors of a scan's landmarks that the truth has too.
 
     Args:
@@ -60,13 +60,11 @@ def compare(record: Mapping[str, Any], truth: Path) -> list[LandmarkError3D]:
     return errors
 
 
-def _error(
-    scan: str, row: Mapping[str, Any], geometry: SliceGeometry, true_mm: Array
-) -> LandmarkError3D:
+def _error(scan: str, row: Mapping[str, Any], geometry: SliceGeometry, true_mm: Array) -> Miss:
     offset = np.array(row["world_mm"]) - true_mm
     normal = geometry.plane.normal
     within = offset - (offset @ normal) * normal
-    return LandmarkError3D(
+    return Miss(
         scan=scan,
         landmark=row["name"],
         in_plane_mm=float(np.linalg.norm(within)),
@@ -75,10 +73,12 @@ def _error(
     )
 
 
-def comparison_text(errors: Sequence[LandmarkError3D]) -> str:
+def comparison_text(errors: Sequence[Miss]) -> str:
     """A table for people: every landmark, and the mean of each scan and of all."""
     width = max(len("landmark"), *(len(error.scan) for error in errors))
-    lines = [f"{'scan':<{width}}  landmark  in plane, mm  in 3-D, mm  radius, mm"]
+    lines = [f"{'scan':<{width}}  landmark  in plane, mm  in 3-D, mm"]
+    if any(error.radius_mm is not None for error in errors):
+        lines[0] += "  radius, mm"
     for scan in dict.fromkeys(error.scan for error in errors):
         own = [error for error in errors if error.scan == scan]
         for error in own:
@@ -93,7 +93,7 @@ def comparison_text(errors: Sequence[LandmarkError3D]) -> str:
     return "\n".join(lines)
 
 
-def _mean_line(scan: str, errors: Sequence[LandmarkError3D], width: int) -> str:
+def _mean_line(scan: str, errors: Sequence[Miss], width: int) -> str:
     plane = float(np.mean([error.in_plane_mm for error in errors]))
     space = float(np.mean([error.distance_mm for error in errors]))
     return f"{scan:<{width}}  {'mean':<8}{plane:14.2f}{space:12.2f}"

@@ -110,6 +110,26 @@ def write_table(folder: Path) -> Path:
     return folder / TABLE
 
 
+def write_dataset(folder: Path) -> None:
+    """Say in dataset_description.json that a folder is a BIDS derivative of ours.
+
+    Args:
+        folder: Output folder.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from landmarking import __version__
+
+    description = {
+        "Name": "Landmarks on the mid-sagittal plane",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "landmarking", "Version": __version__}],
+    }
+    write_text(folder / "dataset_description.json", json.dumps(description, indent=1) + "\n")
+
+
 def table_rows(stem: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of landmarks.csv of one scan, one a landmark, numbers unrounded.
 

@@ -1,22 +1,30 @@
-"""What `landmarking predict` does."""
+"""What `landmarking predict` and `landmarking compare` do."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from landmarking.errors import ConfigError
-from landmarking.prediction.batch import Job, Outcome, predict_jobs
-from landmarking.prediction.command import STARTED
-from landmarking.prediction.files import TABLE, write_table
+from landmarking.landmarks import read_landmarks
+from landmarking.prediction.batch import Outcome, run_jobs
+from landmarking.prediction.comparison import Miss, compare, comparison_text
+from landmarking.prediction.console import (
+    exit_status,
+    make_folder,
+    outcome_json,
+    print_end,
+    progress_bar,
+    scan_line,
+    startup_s,
+)
+from landmarking.prediction.files import TABLE, read_record, write_dataset, write_table
 from landmarking.prediction.inputs import Target, find_scans
+from landmarking.prediction.predict_jobs import PredictJob, finished, predict_job
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,166 +46,97 @@ def run(options: argparse.Namespace) -> int:
             f"--truth takes one file a scan, in the same order; found {len(options.truth)} for "
             f"{len(targets)} scans"
         )
-    outcomes, startup_s = _predict(options, targets, output)
-    try:
-        table = write_table(output)
-    except OSError as error:
-        raise ConfigError(f"{output / TABLE}: cannot be written ({error.strerror})") from error
-    errors = _errors(options.truth, outcomes)
+    for file in options.truth:
+        # Before an hour of work, not after it.
+        read_landmarks(Path(file))
+    jobs = _jobs(options, targets, output)
+    started_s = startup_s()
+    with progress_bar(options, len(jobs)) as advance:
+        outcomes = run_jobs(jobs, predict_job, finished, options.workers, advance)
+    table = _write_tables(options, output)
+    misses = [
+        miss
+        for file, outcome in zip(options.truth, outcomes, strict=False)
+        if outcome.record is not None
+        for miss in compare(outcome.record, Path(file))
+    ]
     if options.json:
-        _print_json(options, outcomes, table, startup_s, errors)
-    else:
-        _print_text(options, outcomes, table, startup_s, errors)
-    return 1 if any(outcome.problem for outcome in outcomes) else 0
+        body = {"table": str(table), "startup_s": started_s}
+        scans = [outcome_json(outcome) for outcome in outcomes]
+        errors = {"errors": [asdict(miss) for miss in misses]} if options.truth else {}
+        _print_json({**body, "scans": scans, **errors})
+        return exit_status(outcomes)
+    lines = [] if options.quiet else [_line(outcome) for outcome in outcomes if outcome.record]
+    lines += ["", comparison_text(misses), ""] if misses else []
+    lines += [] if options.quiet else [f"table: {table}"]
+    return print_end(options, lines, outcomes, started_s)
 
 
-def _predict(
-    options: argparse.Namespace, targets: Sequence[Target], output: Path
-) -> tuple[list[Outcome], float]:
+def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) -> list[PredictJob]:
     from landmarking.prediction.models import open_model
 
     model = open_model(options.model)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot be made ({error.strerror or error})") from error
-    jobs = [
-        Job(
+    make_folder(output)
+    return [
+        PredictJob(
             target=target,
             output=output,
             sources=tuple(options.model),
             model_digest=model.digest,
+            coverage=None if model.calibration is None else model.calibration.coverage,
             picture=not options.no_picture,
             overwrite=options.overwrite,
         )
         for target in targets
     ]
-    startup_s = time.perf_counter() - STARTED
-    with progress_bar(len(jobs), shown=not (options.quiet or options.json)) as advance:
-        return predict_jobs(jobs, options.workers, advance), startup_s
 
 
-@contextmanager
-def progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[Any], None]]:
-    """A bar on stderr, where that is a terminal.
-
-    Args:
-        total: How many there are to do.
-        shown: Whether to draw it.
-
-    Yields:
-        To be called with each one that is done.
-    """
-    if not (shown and total > 1 and sys.stderr.isatty()):
-        yield lambda _done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda _done: bar.advance(task)
-
-
-def _errors(truth: Sequence[str], outcomes: Sequence[Outcome]) -> list[Any]:
-    from landmarking.prediction.comparison import compare
-
-    return [
-        error
-        for file, outcome in zip(truth, outcomes, strict=False)
-        if outcome.record is not None
-        for error in compare(outcome.record, Path(file))
-    ]
-
-
-def _print_json(
-    options: argparse.Namespace,
-    outcomes: Sequence[Outcome],
-    table: Path,
-    startup_s: float,
-    errors: Sequence[Any],
-) -> None:
-    body: dict[str, Any] = {
-        "table": str(table),
-        "startup_s": startup_s,
-        "scans": [
-            {
-                "stem": outcome.target.stem,
-                "scan": str(outcome.target.scan),
-                "problem": outcome.problem,
-                "reused": outcome.reused,
-                "peak_mib": outcome.peak_mib,
-                "prediction": outcome.record,
-            }
-            for outcome in outcomes
-        ],
-    }
-    if options.truth:
-        body["errors"] = [asdict(error) for error in errors]
-    sys.stdout.write(json.dumps(body, allow_nan=False) + "\n")
-
-
-def _print_text(
-    options: argparse.Namespace,
-    outcomes: Sequence[Outcome],
-    table: Path,
-    startup_s: float,
-    errors: Sequence[Any],
-) -> None:
-    from landmarking.prediction.comparison import comparison_text
-
-    lines = [] if options.quiet else [_line(outcome) for outcome in outcomes if outcome.record]
-    if errors:
-        lines += ["", comparison_text(errors), ""]
-    if options.timing:
-        lines += timing_lines(outcomes, startup_s)
-    if not options.quiet:
-        lines.append(summary_line(outcomes))
-        lines.append(f"table: {table}")
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
-    for outcome in outcomes:
-        if outcome.problem:
-            sys.stderr.write(f"failed: {outcome.problem}\n")
+def _write_tables(options: argparse.Namespace, output: Path) -> Path:
+    try:
+        if options.bids:
+            write_dataset(output)
+        return write_table(output)
+    except OSError as error:
+        raise ConfigError(
+            f"{output / TABLE}: cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def _line(outcome: Outcome) -> str:
     assert outcome.record is not None
-    record = outcome.record
-    flagged = [row["name"] for row in record["landmarks"] if row["flags"]]
-    reasons = list(record["flags"])
-    if flagged:
-        reasons.append(f"look at {', '.join(flagged)}")
-    state = "was finished" if outcome.reused else f"{outcome.seconds['cpu']:.1f} s of one core"
-    return f"{outcome.target.stem}: {state}" + "".join(f"; {reason}" for reason in reasons)
+    flagged = [row["name"] for row in outcome.record["landmarks"] if row["flags"]]
+    look = [f"look at {', '.join(flagged)}"] if flagged else []
+    return scan_line(outcome, [*outcome.record["flags"], *look])
 
 
-def summary_line(outcomes: Sequence[Outcome]) -> str:
-    """How many scans were done, skipped and failed."""
-    failed = sum(outcome.problem is not None for outcome in outcomes)
-    reused = sum(outcome.reused for outcome in outcomes)
-    done = len(outcomes) - failed - reused
-    return f"{done} predicted, {reused} finished before, {failed} failed"
-
-
-def timing_lines(outcomes: Sequence[Outcome], startup_s: float) -> list[str]:
-    """Start-up, mean seconds by stage, and the most memory that a process used.
+def run_compare(options: argparse.Namespace) -> int:
+    """Compare one result with truth.
 
     Args:
-        outcomes: Scans; those that were finished before do not count.
-        startup_s: Seconds on the clock from the command's start to the first scan.
+        options: As `command.parser` gives them.
+
+    Raises:
+        LandmarkingError: If a file cannot be read.
     """
-    fresh = [outcome for outcome in outcomes if outcome.record and not outcome.reused]
-    lines = [f"start-up {startup_s:.1f} s on the clock, once"]
-    if not fresh:
-        return lines
-    seconds = [outcome.seconds for outcome in fresh]
-    stages = {key: sum(each[key] for each in seconds) / len(seconds) for key in seconds[0]}
-    cpu = stages.pop("cpu")
-    parts = ", ".join(f"{stage} {value:.2f}" for stage, value in stages.items())
-    lines.append(f"a scan {cpu:.2f} s of one core, mean of {len(fresh)}; on the clock: {parts}")
-    lines.append(
-        f"memory {max(outcome.peak_mib for outcome in fresh):.0f} MiB at most in a process"
-    )
-    return lines
+    misses: list[Miss] = []
+    if len(options.files) % 2:
+        raise ConfigError(
+            "compare takes pairs, RESULT TRUTH [RESULT TRUTH ...]; found "
+            f"{len(options.files)} file(s)"
+        )
+    for result, truth in zip(options.files[::2], options.files[1::2], strict=True):
+        record = read_record(Path(result))
+        if record is None:
+            raise ConfigError(
+                f"{result}: not a <name>_prediction.json of this version; predict the scan again"
+            )
+        misses += compare(record, Path(truth))
+    if options.json:
+        _print_json({"errors": [asdict(miss) for miss in misses]})
+    else:
+        sys.stdout.write(comparison_text(misses) + "\n")
+    return 0
+
+
+def _print_json(body: object) -> None:
+    sys.stdout.write(json.dumps(body, allow_nan=False) + "\n")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,32 +13,12 @@ from landmarking.imaging.intensity import match_histogram
 from landmarking.imaging.orientation import to_pil
 from landmarking.imaging.pipeline import Slice, plane_stage, register_stage, slice_stage
 from landmarking.imaging.scan import Scan, load_scan
+from landmarking.prediction.clock import Clock
 from landmarking.prediction.flags import landmark_flags, scan_flags
 from landmarking.prediction.model import LandmarkModel
 from landmarking.prediction.result import PredictedLandmark, ScanPrediction
 from landmarking.prediction.sections import draw_sections
 from landmarking.storage import file_sha256
-
-R = TypeVar("R")
-
-
-@dataclass
-class Clock:
-    """Time by stage, in seconds on the clock, and processor time of all of them."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _cpu_start: float = field(default_factory=time.process_time)
-
-    def timed(self, stage: str, work: Callable[[], R]) -> R:
-        """Do some work and add its time to a stage."""
-        start = time.perf_counter()
-        result = work()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-        return result
-
-    def all(self) -> dict[str, float]:
-        """Seconds by stage, and processor time since the start as `cpu`."""
-        return {**self.seconds, "cpu": time.process_time() - self._cpu_start}
 
 
 def predict_scan(source: Path | Scan, model: LandmarkModel) -> ScanPrediction:
