@@ -11,6 +11,7 @@ from landmarking.cohort.check import check_cohort
 from landmarking.cohort.sources import CohortConfig
 from landmarking.data.assembly import QUALITY
 from landmarking.data.carried import pack_prepared
+from landmarking.data.mean_reference import write_mean_reference
 from landmarking.errors import CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet
@@ -37,6 +38,8 @@ class PrepareConfig:
         progress: Whether to draw a progress bar.
         carry: File (`*.prepared.zip`) that the prepared cohort is also written to, with 8-bit
             slices; `cohort.root=FILE` trains from it where the scans are not at hand.
+        mean_reference: File (`*.npy`) that the mean histogram of the training groups' slices is
+            also written to; `preprocess.histogram_reference=FILE` then matches slices to it.
     """
 
     outputs: str
@@ -47,6 +50,7 @@ class PrepareConfig:
     check_only: bool = False
     progress: bool = True
     carry: str | None = None
+    mean_reference: str | None = None
 
 
 def run_preparation(config: PrepareConfig) -> str:
@@ -75,12 +79,20 @@ def run_preparation(config: PrepareConfig) -> str:
         workers=workers,
         progress=config.progress,
     )
-    lines = summary_text(preparation)
-    if config.carry is None:
-        return lines
-    carried = Path(config.carry)
-    pack_prepared(preparation.prepared, carried)
-    return f"{lines}\none file:      {carried} ({carried.stat().st_size / 1e6:.1f} MB)"
+    lines = [summary_text(preparation)]
+    if config.carry is not None:
+        carried = Path(config.carry)
+        pack_prepared(preparation.prepared, carried)
+        lines.append(f"one file:      {carried} ({carried.stat().st_size / 1e6:.1f} MB)")
+    if config.mean_reference is not None:
+        lines.append(_mean_reference(config, Path(config.mean_reference), cohort))
+    return "\n".join(lines)
+
+
+def _mean_reference(config: PrepareConfig, path: Path, cohort: Cohort) -> str:
+    groups = config.cohort.train_groups
+    count = write_mean_reference(path, cohort, groups, config.preprocess, Path(config.outputs))
+    return f"mean histogram: {path} ({count} slices of {', '.join(groups)})"
 
 
 def _checked(cohort: Cohort, landmarks: LandmarkSet, workers: int, slice_size: int) -> str:

@@ -162,6 +162,16 @@ def staged_slice(
     )
 
 
+def raw_slice(
+    image: Path, image_sha256: str, settings: PreprocessSettings, cache: StageCache
+) -> NDArray[np.float32]:
+    """Cropped slice of one scan before its histogram is matched; see `staged_slice`."""
+    keys = stage_keys(image_sha256, settings)
+    cut = _slice(_Scan(image, {}), keys, settings, cache)
+    assert cut.image is not None
+    return np.asarray(cut.image, dtype=np.float32)
+
+
 def _cached(
     cache: StageCache, stage: str, keys: Mapping[str, str], make: Callable[[], Entry]
 ) -> Entry:

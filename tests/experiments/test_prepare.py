@@ -10,6 +10,7 @@ import pytest
 from landmarking.config import PROJECT, settings
 from landmarking.data.prepared import load_prepared
 from landmarking.errors import CohortError, ConfigError
+from landmarking.imaging.pipeline import PreprocessSettings, template_slice
 from landmarking.landmarks import landmark_set
 from landmarking.prepare_command import PrepareConfig, run_preparation
 
@@ -150,3 +151,38 @@ def test_every_landmark_configuration_composes(name):
         )
     assert settings(LandmarksConfig, values["landmarks"]).build().name == name
     assert settings(PrepareConfig, values).landmarks.set == name
+
+
+def test_slices_can_be_matched_to_the_mean_histogram_of_the_training_set(drawn, tmp_path):
+    mean = tmp_path / "mean.npy"
+    first = run_preparation(config(drawn, tmp_path, mean_reference=str(mean)))
+    assert f"mean histogram: {mean} (4 slices of train)" in first
+    preprocess = {"histogram_reference": str(mean)}
+    second = run_preparation(config(drawn, tmp_path, preprocess=preprocess))
+    prepared = load_prepared(paths(second)["slices"])
+    assert prepared.digest != load_prepared(paths(first)["slices"]).digest
+    region = template_slice(PreprocessSettings(), "brain_mask") > 0.5
+    expected = np.load(mean)
+    for image in prepared.images:
+        np.testing.assert_allclose(
+            np.quantile(image[region], [0.1, 0.5, 0.9]),
+            np.quantile(expected, [0.1, 0.5, 0.9]),
+            atol=0.01,
+        )
+    assert expected.min() < 0.1
+    assert expected.max() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mean_reference": "mean.csv"}, "ends in .npy"),
+        ({"mean_reference": "mean.npy", "groups": ["ADNI"]}, "no scan of the groups ADNI"),
+    ],
+)
+def test_a_mean_histogram_without_name_or_slices_is_refused(drawn, tmp_path, change, says):
+    chosen = config(drawn, tmp_path, mean_reference=str(tmp_path / change["mean_reference"]))
+    chosen.cohort.train_groups = change.get("groups", ["train"])
+    with pytest.raises(ConfigError, match=says):
+        run_preparation(chosen)
+    assert not (tmp_path / change["mean_reference"]).exists()
