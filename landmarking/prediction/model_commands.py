@@ -62,3 +62,19 @@ def pack(options: argparse.Namespace) -> int:
     size = Path(options.output).stat().st_size / 1e6
     sys.stdout.write(f"{card_text(facts)}\n\n{options.output}: {size:.1f} MB\n")
     return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a model as a graph for other programs.
+
+    Args:
+        options: As `command.parser` gives them.
+    """
+    from landmarking.prediction.export import export_model
+    from landmarking.prediction.models import open_model
+
+    path = Path(options.output)
+    apart_mm = export_model(open_model(options.model), path)
+    size = path.stat().st_size / 1e6
+    sys.stdout.write(f"{path}: {size:.1f} MB, within {apart_mm:.2g} mm of torch\n")
+    return 0
