@@ -26,9 +26,9 @@ def draw_prediction(prediction: ScanPrediction, path: Path) -> None:
 
     figure = Figure(figsize=(10.0, 6.4), dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
-    _slice(figure.add_axes((0.01, 0.03, 0.56, 0.88)), prediction)
-    for bottom, section in zip((0.50, 0.06), prediction.sections, strict=False):
-        _section(figure.add_axes((0.58, bottom, 0.23, 0.40)), section)
+    _slice(figure.add_axes((0.005, 0.02, 0.565, 0.89)), prediction)
+    for bottom, section in zip((0.475, 0.02), prediction.sections, strict=False):
+        _section(figure.add_axes((0.555, bottom, 0.28, 0.42)), section)
     _texts(figure, prediction)
     figure.savefig(path, format="png", metadata={"Software": None})
 
@@ -42,7 +42,9 @@ def _slice(axes: Any, prediction: ScanPrediction) -> None:
     for landmark in prediction.landmarks:
         colour = _LOOK if landmark.flags else _FOUND
         x, y = landmark.pixel
-        axes.plot(x, y, "+", color=colour, markersize=9, markeredgewidth=1.6)
+        axes.plot(
+            x, y, "+", color=colour, markersize=9, markeredgewidth=1.6, path_effects=_outline()
+        )
         if landmark.radius_mm is not None:
             _circle(axes, (x, y), landmark.radius_mm / step_mm, colour)
         away = (landmark.pixel - middle) / max(float(np.linalg.norm(landmark.pixel - middle)), 1e-9)
@@ -55,7 +57,15 @@ def _slice(axes: Any, prediction: ScanPrediction) -> None:
             fontsize=9,
             ha="center",
             va="center",
+            path_effects=_outline(),
         )
+
+
+def _outline() -> list[Any]:
+    """A dark rim, so that names can be read on bright tissue."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.2, foreground="black")]
 
 
 def _circle(axes: Any, centre: tuple[float, float], radius: float, colour: str) -> None:
@@ -84,11 +94,11 @@ def _texts(figure: Any, prediction: ScanPrediction) -> None:
     figure.text(0.988, 0.955, verdict, color=colour, fontsize=11, va="center", ha="right")
     text = "\n".join(_table(prediction))
     figure.text(
-        0.825, 0.895, text, color="white", fontsize=7.5, va="top", family="DejaVu Sans Mono"
+        0.832, 0.895, text, color="white", fontsize=7.5, va="top", family="DejaVu Sans Mono"
     )
     reasons = [*prediction.flags, *(f"{x.name}: {r}" for x in looked for r in x.flags)]
     lines = [part for reason in reasons for part in textwrap.wrap(reason, 30)]
-    figure.text(0.825, 0.05, "\n".join(lines[:14]), color=_LOOK, fontsize=7.5, va="bottom")
+    figure.text(0.832, 0.05, "\n".join(lines[:14]), color=_LOOK, fontsize=7.5, va="bottom")
 
 
 def _table(prediction: ScanPrediction) -> list[str]:

@@ -110,6 +110,10 @@ def _landmarks(
     )
 
 
+SMALLEST_DOUBT_PX = 0.05
+"""Doubt below it counts as this much, so that no radius is zero."""
+
+
 def scores(doubt_px: Array) -> Array:
     """What radii are proportional to: the doubt, or one where a model has none."""
-    return np.where(np.isfinite(doubt_px), doubt_px, 1.0)
+    return np.where(np.isfinite(doubt_px), np.maximum(doubt_px, SMALLEST_DOUBT_PX), 1.0)

@@ -15,6 +15,7 @@ from landmarking.landmarks import LandmarkSet, landmark_set
 from landmarking.prediction.calibration import read_calibration
 from landmarking.prediction.model import LandmarkModel, Member
 from landmarking.run_folder import RunFolder
+from landmarking.seal import check_sealed
 
 _PREFIX = "network."
 
@@ -31,6 +32,7 @@ def model_from_runs(paths: Sequence[Path]) -> LandmarkModel:
     Raises:
         ConfigError: If there is no trained run, a run cannot be read, or the runs do not belong
             together.
+        RunError: If a file is not the one that its run has written.
     """
     folders = [folder for path in paths for folder in trained_runs(path)]
     configs = [_read_config(folder) for folder in folders]
@@ -70,6 +72,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    check_sealed(folder.path, folder.config.name)
     try:
         values = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=True)
     except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -159,20 +162,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(folder: RunFolder) -> Mapping[str, Any]:
-    from pickle import UnpicklingError  # the error alone: nothing is unpickled here
+    # Torch takes seconds to import, which `--help` and wrong arguments need not wait for.
+    from landmarking.checkpoints import read_checkpoint
 
-    import torch
-
-    try:
-        checkpoint: Mapping[str, Any] = torch.load(
-            folder.model, map_location="cpu", weights_only=True
-        )
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        # Torch's own text advises to load without safety; the kind of error is enough.
-        raise ConfigError(
-            f"{folder.model}: not a model of ours ({type(error).__name__}); train the run again"
-        ) from error
-    return checkpoint
+    check_sealed(folder.path, str(folder.model.relative_to(folder.path)))
+    return read_checkpoint(folder.model)
 
 
 def build_member(

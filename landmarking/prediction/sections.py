@@ -9,7 +9,7 @@ from landmarking.geometry import Array, Plane, apply_affine
 from landmarking.imaging.scan import Scan
 from landmarking.prediction.result import Section
 
-HALF_MM = 120.0
+HALF_MM = 110.0
 """The views reach this far from the landmarks' middle."""
 
 _STEP_MM = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,77 @@ DENSE = {
     "centred": True,
     "scale_px": 5.0,
 }
+
+
+# The rules of Slicer's Markups schema 1.0.3 (Modules/Loadable/Markups/Resources/Schema), by field:
+# type, and for arrays their length, for texts their choices.
+NUMBERS = (int, float)
+MARKUP = {
+    "type": (str, ["Fiducial", "Line", "Angle", "Curve", "ClosedCurve", "Plane", "ROI"]),
+    "name": (str, None),
+    "coordinateSystem": (str, ["LPS", "RAS"]),
+    "coordinateUnits": (str, ["mm", "um"]),
+    "locked": (bool, None),
+    "fixedNumberOfControlPoints": (bool, None),
+    "labelFormat": (str, None),
+    "planeType": (str, None),
+    "sizeMode": (str, None),
+    "center": (list, 3),
+    "normal": (list, 3),
+    "size": (list, 3),
+    "planeBounds": (list, 4),
+    "objectToBase": (list, 16),
+    "baseToNode": (list, 16),
+    "orientation": (list, 9),
+    "controlPoints": (list, None),
+    "display": (dict, None),
+}
+POINT = {
+    "id": (str, None),
+    "label": (str, None),
+    "description": (str, None),
+    "associatedNodeID": (str, None),
+    "position": (list, 3),
+    "orientation": (list, 9),
+    "selected": (bool, None),
+    "locked": (bool, None),
+    "visibility": (bool, None),
+    "positionStatus": (str, ["undefined", "preview", "defined"]),
+}
+DISPLAY = {"visibility": (bool, None), "opacity": (float, None), "color": (list, 3)}
+
+
+def breaches(fields: dict, rules: dict) -> list[str]:
+    """Fields that break their rule; a field without a rule here is a breach too."""
+    found = []
+    for key, value in fields.items():
+        kind, allowed = rules.get(key, (None, None))
+        if (
+            kind is None
+            or not isinstance(value, kind)
+            or (isinstance(allowed, list) and value not in allowed)
+            or (
+                isinstance(allowed, int)
+                and (
+                    len(value) != allowed
+                    or not all(isinstance(number, NUMBERS) for number in value)
+                )
+            )
+        ):
+            found.append(key)
+    return found
+
+
+def markups_breaches(path: Path) -> list[str]:
+    """Breaches of the schema in a file."""
+    body = json.loads(path.read_text())
+    found = [] if isinstance(body["@schema"], str) else ["@schema"]
+    for markup in body["markups"]:
+        found += ["type"] if "type" not in markup else []
+        found += breaches(markup, MARKUP) + breaches(markup.get("display", {}), DISPLAY)
+        for point in markup["controlPoints"]:
+            found += breaches(point, POINT)
+    return found
 
 
 def write_run(
@@ -67,6 +139,12 @@ def write_run(
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+@pytest.fixture(scope="session")
+def check_markups() -> Callable[[Path], list[str]]:
+    """Breaches of Slicer's Markups schema in a file, see `markups_breaches`."""
+    return markups_breaches
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,136 @@
+"""A model in one file: the same positions, the same bytes, and no trust in strangers."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from landmarking.errors import ConfigError
+from landmarking.evaluation.confidence import Calibration
+from landmarking.geometry import Array
+from landmarking.prediction.models import SHIPPED, open_model
+from landmarking.prediction.package import read_card, read_package, write_package
+from landmarking.prediction.runs import model_from_runs
+
+IMAGES: Array = np.random.default_rng(2).normal(5.0, 2.0, (2, 150, 150)).astype(np.float32)
+
+
+@pytest.fixture
+def packed(model, tmp_path):
+    calibration = Calibration(np.linspace(1.0, 2.0, 8), 0.9, np.full(8, 30))
+    path = tmp_path / "model.zip"
+    write_package(path, replace(model, calibration=calibration), {"licence": "MIT"})
+    return path
+
+
+def rewrite(path, change):
+    """The same archive with changed members; `change` maps name and bytes to bytes."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, change(name, content))
+
+
+def test_it_reads_back_to_the_same_positions_and_radii(packed, model):
+    again = read_package(packed)
+    before, after = model.locate(IMAGES), again.locate(IMAGES)
+    # 16 bits for weights.
+    assert np.abs(after.points_px - before.points_px).max() < 0.05
+    assert again.landmarks == model.landmarks
+    assert again.preprocess == model.preprocess
+    assert again.reference.digest == model.reference.digest
+    assert again.calibration is not None
+    np.testing.assert_array_equal(again.calibration.factors, np.linspace(1.0, 2.0, 8))
+    assert again.card["licence"] == "MIT"
+
+
+def test_packing_again_gives_the_same_bytes_and_loses_nothing_more(packed, tmp_path):
+    first = read_package(packed)
+    again = tmp_path / "again.zip"
+    write_package(again, first, {"licence": "MIT"})
+    assert again.read_bytes() == packed.read_bytes()
+    assert read_package(again).digest == first.digest
+
+
+def test_a_pool_of_runs_is_packed_with_all_its_members(make_run, dense, tmp_path):
+    make_run(tmp_path / "runs" / "a", names=("AC",), landmark="AC")
+    make_run(tmp_path / "runs" / "b", names=("PC",), landmark="PC", network=dense)
+    model = model_from_runs([tmp_path / "runs"])
+    write_package(tmp_path / "pool.zip", model, {})
+    found = read_package(tmp_path / "pool.zip").locate(IMAGES)
+    np.testing.assert_allclose(found.points_px, model.locate(IMAGES).points_px, atol=0.05)
+
+
+def test_damage_is_said(packed, tmp_path):
+    whole = packed.read_bytes()
+    for content in (b"", b"no zip", whole[: len(whole) // 2]):
+        packed.write_bytes(content)
+        with pytest.raises(ConfigError, match="not a packed model"):
+            read_package(packed)
+    with pytest.raises(ConfigError, match="there is no such model"):
+        read_package(tmp_path / "none.zip")
+    with pytest.raises(ConfigError, match=r"ends in \.zip"):
+        write_package(tmp_path / "model.pt", read_package(SHIPPED), {})
+
+
+def test_changed_weights_are_refused(packed):
+    def change(name, content):
+        if not name.endswith("head.bias.npy"):
+            return content
+        buffer = io.BytesIO()
+        np.save(buffer, np.load(io.BytesIO(content)) + 1)
+        return buffer.getvalue()
+
+    rewrite(packed, change)
+    with pytest.raises(ConfigError, match="do not have their checksum"):
+        read_package(packed)
+
+
+def test_nothing_that_is_unpickled_is_read(packed):
+    """An array of objects would run code; it is refused before anything is built."""
+
+    def change(name, content):
+        if not name.endswith("head.bias.npy"):
+            return content
+        buffer = io.BytesIO()
+        np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        return buffer.getvalue()
+
+    rewrite(packed, change)
+    with pytest.raises(ConfigError, match="not a packed model"):
+        read_package(packed)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("format", 99, "its format is 99, this version reads 1"),
+        ("landmarks", {"set": "unknown", "names": []}, "no landmark set"),
+        ("members", [{}], "the card lacks something"),
+        ("preprocess", {"slice_sise": 256}, "slice_size"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_said(key, value, message, packed):
+    def change(name, content):
+        return json.dumps({**json.loads(content), key: value}) if name == "card.json" else content
+
+    rewrite(packed, change)
+    with pytest.raises(ConfigError, match=message):
+        read_package(packed)
+
+
+def test_the_model_that_ships_is_small_complete_and_described():
+    assert SHIPPED.stat().st_size <= 10_000_000
+    model, card = open_model(), read_card(SHIPPED)
+    assert model.landmarks.names == ("AC", "PC", "ICS", "PMJ", "CUL", "IMS", "GENU", "SPLE")
+    assert {"licence", "note", "limits", "accuracy", "rounding_px"} <= set(card)
+    assert model is open_model(())
+
+
+def test_a_packed_model_is_used_alone(packed, run_folder):
+    with pytest.raises(ConfigError, match="a packed model is used alone"):
+        open_model([packed, run_folder])

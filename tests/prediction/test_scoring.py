@@ -1,0 +1,116 @@
+"""Radii from people whom no run has learnt from, and a card made from what is on disk."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from landmarking.data.prepared import SliceRecord, save_prepared
+from landmarking.data.splits import Split, write_split
+from landmarking.data.stages import key_settings
+from landmarking.errors import ConfigError
+from landmarking.geometry import SliceGeometry
+from landmarking.landmarks import landmark_set
+from landmarking.prediction.card import card_page, card_text, describe
+from landmarking.prediction.packing import Packing, pack
+from landmarking.prediction.predictor import scores
+from landmarking.prediction.runs import model_from_runs
+from landmarking.prediction.scoring import calibrate_runs, score
+
+PIXEL_TO_WORLD = np.array([[0, 0, -1.0, 0], [-1, 0, 0, 62], [0, -1, 0, 70], [0, 0, 0, 1.0]])
+OFFSETS_MM = np.linspace(0.5, 3.0, 26)
+
+
+@pytest.fixture
+def study(make_run, tmp_path):
+    folder = make_run(tmp_path / "study" / "ml-seed0")
+    people = tuple(f"sub-{number:02d}" for number in range(26))
+    write_split(folder / "split.json", Split(people[:6], people[6:], 0, 0.3))
+    return folder.parent
+
+
+@pytest.fixture
+def cohort(study, tmp_path):
+    """Truth lies beside the model's own answers by known distances; 4 more people are tested on."""
+    model = model_from_runs([study])
+    rng = np.random.default_rng(0)
+    images = rng.normal(5.0, 2.0, (30, 150, 150)).astype(np.float32)
+    offsets = np.concatenate([OFFSETS_MM, np.full(4, 1.5)])
+    pixels = model.locate(images).points_px + offsets[:, None, None] * [0.6, 0.8]
+    geometry = SliceGeometry(PIXEL_TO_WORLD, (150, 150))
+    reference = {"histogram_reference_sha256": model.reference.digest}
+    return save_prepared(
+        tmp_path / "prepared",
+        name="known",
+        simulated=True,
+        digest="0" * 64,
+        landmarks=landmark_set("msp8"),
+        images=images,
+        points_mm=geometry.to_world(pixels),
+        pixel_to_world=np.repeat(PIXEL_TO_WORLD[None], 30, axis=0),
+        records=[
+            SliceRecord(f"sub-{n:02d}", f"sub-{n:02d}", None, "train" if n < 26 else "HS")
+            for n in range(30)
+        ],
+        settings={**key_settings(model.preprocess), **reference},
+    )
+
+
+def test_errors_are_the_known_distances(study, cohort):
+    scored = score(model_from_runs([study]), cohort, np.arange(26))
+    np.testing.assert_allclose(scored.errors_mm, np.repeat(OFFSETS_MM[:, None], 8, 1), atol=1e-6)
+
+
+def test_radii_come_from_people_who_were_not_learnt_from(study, cohort):
+    path, count = calibrate_runs(study, cohort)
+    assert (path, count) == (study / "calibration.json", 20)
+    model = model_from_runs([study])
+    # Of 20 errors in rising order the 19th: ceil(21 * 0.9) = 19, over the doubt of each.
+    scored = score(model, cohort, np.arange(6, 26))
+    ratios = np.sort(scored.errors_mm / scores(scored.doubt_px), axis=0)
+    np.testing.assert_allclose(model.calibration.factors, ratios[18])
+    assert model.calibration.coverage == 0.9
+
+
+def test_a_calibration_serves_its_own_model_only(study, cohort, make_run):
+    calibrate_runs(study, cohort)
+    make_run(study / "ml-seed1", seed=1)
+    with pytest.raises(ConfigError, match="belongs to another model"):
+        model_from_runs([study])
+    (study / "calibration.json").write_text("{}")
+    with pytest.raises(ConfigError, match="not a calibration"):
+        model_from_runs([study])
+
+
+def test_slices_made_in_another_way_are_refused(study, cohort):
+    model = model_from_runs([study])
+    other = replace(model, preprocess=replace(model.preprocess, spacing_mm=0.9))
+    with pytest.raises(ConfigError, match="another spacing_mm"):
+        score(other, cohort, np.arange(2))
+
+
+def test_the_card_states_what_was_measured_on_people_not_learnt_from(study, cohort, tmp_path):
+    calibrate_runs(study, cohort)
+    path = tmp_path / "model.zip"
+    packing = Packing((study,), "known", note="Trained on noise.")
+    model = pack(path, packing, [cohort])
+    rows = {(row["group"], row["landmark"]): row for row in model.card["accuracy"]}
+    assert rows["train", "AC"]["n"] == 20
+    assert rows["HS", "all"]["n"] == 32
+    assert rows["HS", "all"]["mean_mm"] == pytest.approx(1.5, abs=0.02)
+    assert rows["HS", "all"]["hits_1_to_5_mm"] == [0, 32, 32, 32, 32]
+    assert rows["HS", "all"]["simulated"] is True
+    assert 0.0 <= rows["train", "all"]["coverage"] <= 1.0
+    assert model.card["rounding_px"] < 0.05
+
+    facts = describe(model)
+    json.dumps(facts, allow_nan=False)
+    page, text = card_page(facts), card_text(facts)
+    for said in ("Trained on noise.", "90%, calibrated on 20 held-out scans of known (simulated)"):
+        assert said in page
+        assert said in text
+    (row,) = [line for line in page.splitlines() if "| HS " in line and "| all " in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:5] == ["known (simulated)", "HS", "all", "32", "1.50"]
+    assert "6 people trained on" in page or "people trained on 6" in page
