@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
+from scipy import ndimage
 
-from landmarking.benchmarks.posed_heads import posed_heads
+from landmarking.benchmarks.posed_heads import PosedHead, posed_heads
 from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
 from landmarking.config import PROJECT, settings
 from landmarking.geometry import Array, Plane
@@ -20,9 +22,13 @@ from landmarking.imaging.midsagittal import (
     MidsagittalSettings,
     find_midsagittal_plane,
 )
-from landmarking.imaging.scan import load_scan
+from landmarking.imaging.orientation import to_pil
+from landmarking.imaging.pipeline import PreprocessSettings, plane_stage, register_stage
+from landmarking.imaging.scan import Scan, load_scan
 from landmarking.landmarks import read_landmarks
 from landmarking.storage import write_text
+
+logger = logging.getLogger(__name__)
 
 REAL_HEADS = {
     "Colin27": ("colin27_T1w.nii.gz", "colin27_afids.fcsv"),
@@ -42,15 +48,19 @@ class MspBenchmark:
     Attributes:
         heads: Folder with the real heads; relative to the project. Skipped where it is absent.
         poses: Poses of each real head, and of all phantoms together, for the fast search.
+        prepare_poses: Likewise as `prepare` searches: from the registration's plane and centre.
         plain_poses: Likewise for the plain search, which takes a minute each; 0 for none.
-        phantoms: Number of phantom heads, healthy and Down syndrome in turn.
+        truth: Whether to measure against true planes and with lesions too.
+        phantoms: Number of phantom heads, healthy and Down syndrome in turn; 0 for none.
         seed: Decides poses and phantoms.
         outputs: Folder for the tables; relative to the project.
     """
 
     heads: str = "../shared/real"
     poses: int = 30
+    prepare_poses: int = 30
     plain_poses: int = 1
+    truth: bool = True
     phantoms: int = 4
     seed: int = 0
     outputs: str = "outputs/benchmarks/msp"
@@ -92,18 +102,22 @@ def run(arguments: list[str]) -> str:
     values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
     assert isinstance(values, dict)
     chosen = settings(MspBenchmark, {str(key): value for key, value in values.items()}, "msp")
-    groups = [*real_heads(PROJECT / chosen.heads), ("phantoms", _phantoms(chosen))]
-    poses, truths = [], []
+    groups = real_heads(PROJECT / chosen.heads)
+    if chosen.phantoms > 0:
+        groups.append(("phantoms", _phantoms(chosen)))
+    poses: list[dict[str, str]] = []
+    truths: list[dict[str, str]] = []
+    counts = {"plain": chosen.plain_poses, "fast": chosen.poses, "prepare": chosen.prepare_poses}
     for name, heads in groups:
-        for search, count in (("plain", chosen.plain_poses), ("fast", chosen.poses)):
-            if count > 0:
-                poses.append(pose_row(name, heads, search, count, chosen.seed))
-        truths.append(truth_row(name, heads))
+        poses += pose_rows(name, heads, counts, chosen.seed)
+        if chosen.truth:
+            truths.append(truth_row(name, heads))
     folder = PROJECT / chosen.outputs
     lines = ["Against the un-posed estimate:", "", *_markdown(poses)] if poses else []
-    lines += ["", "Against the truth, and with a lesion blanked (fast search):", ""]
-    lines += _markdown(truths)
-    if len(groups) == 1:
+    if truths:
+        lines += ["", "Against the truth, and with a lesion blanked (fast search):", ""]
+        lines += _markdown(truths)
+    if not (PROJECT / chosen.heads).is_dir():
         lines += ["", f"Real heads: skipped, there is no folder {chosen.heads}."]
     write_text(folder / "msp.md", "\n".join(lines) + "\n")
     for name, rows in (("poses.csv", poses), ("truth.csv", truths)):
@@ -137,51 +151,75 @@ def _phantoms(chosen: MspBenchmark) -> list[Subject3D]:
     return heads
 
 
-def pose_row(
-    name: str, heads: Sequence[Subject3D], search: str, poses: int, seed: int
-) -> dict[str, str]:
-    """One row of the first table: angle, offset and time over random poses.
+def pose_rows(
+    name: str, heads: Sequence[Subject3D], counts: Mapping[str, int], seed: int
+) -> list[dict[str, str]]:
+    """Rows of the first table, one a search: angle, offset and time over random poses.
 
     Args:
-        name: Name of the row.
+        name: Name of the rows.
         heads: Heads that share the poses.
-        search: `plain` or `fast`.
-        poses: Number of poses in all.
+        counts: Number of poses by search, `plain`, `fast` or `prepare`; the first are the same.
         seed: Decides the poses.
     """
-    angles, offsets, seconds = [], [], []
-    used = heads[: max(1, poses)]
+    wanted = {search: count for search, count in counts.items() if count > 0}
+    used = heads[: max(wanted.values(), default=0)]
+    found: dict[str, list[_Pose]] = {search: [] for search in wanted}
     for index, head in enumerate(used):
-        expected, _ = _timed(head.volume, head.affine, search)
-        count = len(range(index, poses, len(used)))
-        for posed in posed_heads(head.volume, head.affine, count, seed + index):
-            found, spent = _timed(posed.volume, posed.affine, search)
-            back = found.plane.transformed(np.linalg.inv(posed.motion))
-            angles.append(back.angle_deg(expected.plane))
-            offsets.append(abs(float(back.distance_mm(expected.centre_mm))))
-            seconds.append(spent)
-    row = {"head": name, "search": search, "poses": str(len(angles))}
-    return (
-        row
-        | _spread("angle deg", angles)
-        | _spread("offset mm", offsets)
-        | {"CPU s": _number(np.median, seconds, 2)}
-    )
+        shares = {key: len(range(index, count, len(used))) for key, count in wanted.items()}
+        expected = {search: _found(head.volume, head.affine, search)[0] for search in wanted}
+        moved = posed_heads(head.volume, head.affine, max(shares.values()), seed + index)
+        for number, posed in enumerate(moved):
+            for search in (key for key, share in shares.items() if number < share):
+                found[search].append(_measure(posed, search, expected[search]))
+                logger.info("%s, pose %d, %s: %s", head.name, number, search, found[search][-1])
+    return [_pose_row(name, search, poses) for search, poses in found.items()]
+
+
+@dataclass(frozen=True)
+class _Pose:
+    angle_deg: float
+    offset_mm: float
+    seconds: float
+    registration_seconds: float
+
+
+def _measure(posed: PosedHead, search: str, expected: MidsagittalPlane) -> _Pose:
+    found, seconds, registration = _found(posed.volume, posed.affine, search)
+    back = found.plane.transformed(np.linalg.inv(posed.motion))
+    offset = abs(float(back.distance_mm(expected.centre_mm)))
+    return _Pose(back.angle_deg(expected.plane), offset, seconds, registration)
+
+
+def _pose_row(name: str, search: str, poses: Sequence[_Pose]) -> dict[str, str]:
+    return {
+        "head": name,
+        "search": search,
+        "poses": str(len(poses)),
+        **_spread("angle deg", [pose.angle_deg for pose in poses]),
+        **_spread("offset mm", [pose.offset_mm for pose in poses]),
+        "CPU s": _number(np.median, [pose.seconds for pose in poses], 2),
+        "registration CPU s": _number(
+            np.median, [pose.registration_seconds for pose in poses if search == "prepare"], 2
+        ),
+    }
 
 
 def truth_row(name: str, heads: Sequence[Subject3D]) -> dict[str, str]:
     """One row of the second table: manual points or true planes, lesions, and reading time."""
     angles, offsets, midline, lesions, seconds = [], [], [], [], []
+    cubes = []
     for head in heads:
-        found, spent = _timed(head.volume, head.affine, "fast")
+        found, spent, _ = _found(head.volume, head.affine, "fast")
         seconds.append(spent)
+        cubes.append(_cube_seconds(head))
         if head.plane is not None:
             angles.append(found.plane.angle_deg(head.plane))
             offsets.append(abs(float(head.plane.distance_mm(found.centre_mm))))
         if head.midline_mm is not None:
             midline.append(float(np.abs(found.plane.distance_mm(head.midline_mm)).mean()))
         for blanked in _blanked(head, found.centre_mm):
-            with_lesion, _ = _timed(blanked, head.affine, "fast")
+            with_lesion = _found(blanked, head.affine, "fast")[0]
             lesions.append(with_lesion.plane.angle_deg(found.plane))
     reading = [
         spent / head.reading_s
@@ -196,6 +234,7 @@ def truth_row(name: str, heads: Sequence[Subject3D]) -> dict[str, str]:
         "40 mm lesion, median deg": _number(np.median, lesions, 2),
         "40 mm lesion, max deg": _number(np.max, lesions, 2),
         "CPU s": _number(np.median, seconds, 2),
+        "CPU s, 256 voxels a side": _number(np.median, cubes, 2),
         "times the reading": _number(np.median, reading, 1),
     }
 
@@ -207,10 +246,30 @@ def _blanked(head: Subject3D, centre_mm: Array) -> Iterable[Array]:
         yield np.where(inside, np.float32(0.0), head.volume)
 
 
-def _timed(volume: Array, affine: Array, search: str) -> tuple[MidsagittalPlane, float]:
+def _found(volume: Array, affine: Array, search: str) -> tuple[MidsagittalPlane, float, float]:
+    """Plane, CPU seconds of its search, and CPU seconds of a registration before it."""
     begin = time.process_time()
-    found = find_midsagittal_plane(volume, affine, settings=MidsagittalSettings(search=search))
-    return found, time.process_time() - begin
+    if search != "prepare":
+        chosen = MidsagittalSettings(search=search)
+        plane = find_midsagittal_plane(volume, affine, settings=chosen)
+        return plane, time.process_time() - begin, 0.0
+    stages, canonical = PreprocessSettings(), to_pil(Scan(volume, affine, "posed head"))
+    registration = register_stage(canonical, stages)
+    between = time.process_time()
+    plane = plane_stage(canonical, registration, stages)
+    return plane, time.process_time() - between, between - begin
+
+
+def _cube_seconds(head: Subject3D) -> float:
+    """CPU seconds of the fast search on 256 x 256 x 256 voxels of 1 mm with the head inside."""
+    voxels = np.linalg.norm(head.affine[:3, :3], axis=0)
+    centre = head.affine[:3, :3] @ (np.array(head.volume.shape) - 1.0) / 2.0
+    grid = np.eye(4)
+    grid[:3, :3] = head.affine[:3, :3] / voxels
+    grid[:3, 3] = head.affine[:3, 3] + centre - grid[:3, :3] @ np.full(3, 127.5)
+    matrix = np.linalg.inv(head.affine) @ grid
+    cube = ndimage.affine_transform(head.volume, matrix, output_shape=(256,) * 3, order=1)
+    return _found(cube, grid, "fast")[1]
 
 
 def _spread(title: str, values: Sequence[float]) -> dict[str, str]:

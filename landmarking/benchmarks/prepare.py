@@ -1,4 +1,4 @@
-"""Seconds a scan by stage, with one process and with two, cold and warm."""
+"""Seconds a scan by stage, with one process and with two, cold and warm; and of opening slices."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import platform
 import resource
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from landmarking.cohort.bids import Cohort, read_cohort
 from landmarking.cohort.phantom import PhantomSettings
 from landmarking.cohort.phantom_cohort import write_phantom_cohort
 from landmarking.config import PROJECT, settings
+from landmarking.data.prepared import SliceRecord, load_prepared, save_prepared
 from landmarking.data.stages import STAGES
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set
@@ -50,22 +53,24 @@ class PrepareBenchmark:
     """What to measure.
 
     Attributes:
-        scans: Phantom heads.
+        scans: Phantom heads; 0 for none.
         root: A BIDS cohort in place of the phantoms; empty for phantoms.
+        opened: Slices of a prepared cohort whose opening is timed; 0 for none.
     """
 
     scans: int = 24
     root: str = ""
+    opened: int = 2000
 
 
 def run(arguments: list[str]) -> str:
-    """Prepare a cohort with one process and with two, into empty folders.
+    """Prepare a cohort with one process and with two, into empty folders; open a large one.
 
     Args:
         arguments: `key=value` for the fields of `PrepareBenchmark`.
 
     Returns:
-        Two tables in Markdown.
+        Two tables in Markdown, and a line about the opening.
 
     Raises:
         ConfigError: If a key is unknown or a value has the wrong type.
@@ -73,13 +78,52 @@ def run(arguments: list[str]) -> str:
     """
     values = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))
     chosen = settings(PrepareBenchmark, values)
-    cohort = read_cohort(Path(chosen.root)) if chosen.root else _phantoms(chosen.scans)
-    with tempfile.TemporaryDirectory(prefix="landmarking-") as folder:
-        timings = [
-            *measure(cohort, Path(folder, "one"), 1),
-            *measure(cohort, Path(folder, "two"), 2),
-        ]
-    return report(cohort, timings)
+    with tempfile.TemporaryDirectory(prefix="landmarking-") as name:
+        parts, folder = [], Path(name)
+        if chosen.root or chosen.scans:
+            cohort = read_cohort(Path(chosen.root)) if chosen.root else _phantoms(chosen.scans)
+            timings = [*measure(cohort, folder / "one", 1), *measure(cohort, folder / "two", 2)]
+            parts.append(report(cohort, timings))
+        if chosen.opened:
+            parts.append(opening(folder / "opened", chosen.opened))
+    return "\n\n".join(parts)
+
+
+def opening(folder: Path, slices: int) -> str:
+    """Time to open a prepared cohort of noise, and to read every pixel of it once.
+
+    Args:
+        folder: Where to write it.
+        slices: Number of slices of 150 x 150 pixels.
+    """
+    landmarks = landmark_set("msp8")
+    image = np.random.default_rng(0).random((150, 150), dtype=np.float32)
+    names = [f"sub-{number:05d}" for number in range(slices)]
+    save_prepared(
+        folder,
+        name="opened",
+        simulated=True,
+        digest="0" * 64,
+        landmarks=landmarks,
+        images=np.broadcast_to(image, (slices, 150, 150)),
+        points_mm=np.zeros((slices, len(landmarks), 3)),
+        pixel_to_world=np.broadcast_to(np.eye(4), (slices, 4, 4)),
+        records=[SliceRecord(name, name, None, "train", None, None) for name in names],
+        settings={},
+    )
+    seconds = []
+    clocks = (time.perf_counter(), time.process_time())
+    prepared = load_prepared(folder)
+    seconds += [time.perf_counter() - clocks[0], time.process_time() - clocks[1]]
+    mapped = "mapped into memory" if isinstance(prepared.images, np.memmap) else "read into memory"
+    begin = time.process_time()
+    np.sum(prepared.images)
+    reading = time.process_time() - begin
+    return (
+        f"{slices} slices ({prepared.images.nbytes / 1e6:.0f} MB) opened in {seconds[0]:.2f} s "
+        f"({seconds[1]:.2f} s of processor time), {mapped}; every pixel read once in "
+        f"{reading:.2f} s of processor time"
+    )
 
 
 def _phantoms(scans: int) -> Cohort:

@@ -1,6 +1,6 @@
 import pytest
 
-from landmarking.benchmarks.prepare import Timing, report
+from landmarking.benchmarks.prepare import Timing, opening, report
 from landmarking.cohort.bids import Cohort, ScanRecord
 
 
@@ -30,3 +30,9 @@ def test_an_unknown_argument_is_refused(capsys):
 
     with pytest.raises(ConfigError, match="there is no such setting; did you mean scans"):
         run(["scan=3"])
+
+
+def test_slices_are_opened_mapped_into_memory(tmp_path):
+    text = opening(tmp_path / "opened", 20)
+    assert text.startswith("20 slices (2 MB) opened in ")
+    assert "mapped into memory" in text
