@@ -2,7 +2,7 @@
 
 Over a whole slice, air, scalp and neck decide what the brain looks like after the matching. Slices
 of the common space know where the brain is, so only the pixels of the template's brain count;
-docs/pipeline.md has the measurement.
+docs/results.md has the measurement.
 """
 
 from __future__ import annotations
