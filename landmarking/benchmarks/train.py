@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from landmarking.config import settings
-from landmarking.data.datamodule import BatchConfig, DeviceBatches, EpochOrder
+from landmarking.data.batches import DeviceBatches, EpochOrder
+from landmarking.data.datamodule import BatchConfig
 from landmarking.errors import ConfigError
 from landmarking.models.module import LandmarkModule
 from landmarking.training import quiet

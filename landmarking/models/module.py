@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from landmarking.data.datamodule import Batch, normalise_batch
+from landmarking.data.batches import Batch, normalise_batch
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array
 from landmarking.models.build import build_network

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from landmarking.data.datamodule import normalise_batch
+from landmarking.data.batches import normalise_batch
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array
 from landmarking.prediction.model import LandmarkModel

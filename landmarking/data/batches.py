@@ -1,0 +1,158 @@
+"""Batches on the device: an index select, an augmentation and a normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landmarking.errors import ConfigError
+from landmarking.imaging.intensity import AIR_SHARE, NORMALISATIONS
+
+if TYPE_CHECKING:
+    from landmarking.data.augment import Augmentation
+
+_TINY = 1e-6
+
+
+class Batch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+        images: Normalised slices, shape (B, 1, H, W).
+        points_px: Slice pixels (x, y), shape (B, L, 2); NaN where a landmark is missing.
+    """
+
+    images: Tensor
+    points_px: Tensor
+
+
+def normalise_batch(images: Tensor, how: str) -> Tensor:
+    """Mean-variance normalisation of slices, as `imaging.intensity.normalise` on the device.
+
+    Args:
+        images: Slices, shape (B, 1, H, W).
+        how: `image` (each slice by its own mean and deviation), `batch` (all by those of the batch,
+            as in the authors' scripts: a prediction then depends on its neighbours) or `none`.
+
+    Returns:
+        Slices of the same shape; a constant image becomes zero.
+
+    Raises:
+        ConfigError: If `how` is none of the three.
+    """
+    if how not in NORMALISATIONS:
+        raise ConfigError(
+            f"preprocess.normalisation is one of {', '.join(NORMALISATIONS)}, found {how!r}"
+        )
+    if how == "none":
+        return images
+    dims = (1, 2, 3) if how == "image" else (0, 1, 2, 3)
+    low, high = images.amin(dims, keepdim=True), images.amax(dims, keepdim=True)
+    mean, deviation = _moments(images, images > low + AIR_SHARE * (high - low), dims)
+    # Without anything above the air but one level, all pixels count; a constant image is zero.
+    whole_mean, whole_deviation = _moments(images, torch.ones_like(images, dtype=torch.bool), dims)
+    plain = deviation <= _TINY * (high - low)
+    mean = torch.where(plain, whole_mean, mean)
+    deviation = torch.where(plain, whole_deviation, deviation)
+    constant = high - low <= _TINY * low.abs().clamp(min=1.0)
+    return torch.where(constant, 0.0, (images - mean) / torch.where(constant, 1.0, deviation))
+
+
+def _moments(values: Tensor, chosen: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    # Sums of masked values: nothing here depends on how many there are, or waits for the device.
+    count = chosen.sum(dims, keepdim=True).clamp(min=1)
+    mean = torch.where(chosen, values, 0.0).sum(dims, keepdim=True) / count
+    apart = torch.where(chosen, values - mean, 0.0)
+    return mean, (apart.square().sum(dims, keepdim=True) / count).sqrt()
+
+
+class EpochOrder:
+    """Order of the slices in each epoch; Lightning tells it the epoch through `set_epoch`.
+
+    The order depends on the seed and the epoch alone, so that a resumed run sees what an
+    uninterrupted one would have seen.
+    """
+
+    def __init__(self, count: int, *, shuffle: bool, seed: int) -> None:
+        self.count = count
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next."""
+        self.epoch = epoch
+
+    def order(self) -> Tensor:
+        """Positions of the epoch's slices, shape (count,), on the CPU."""
+        if not self.shuffle:
+            return torch.arange(self.count)
+        draw = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        return torch.from_numpy(draw)
+
+
+class DeviceBatches:
+    """An iterable of batches whose slices are already on the device.
+
+    Attributes:
+        sampler: The order; named as Lightning looks for it.
+        batch_sampler: None; Lightning asks.
+    """
+
+    batch_sampler = None
+
+    def __init__(
+        self,
+        images: Tensor,
+        points_px: Tensor,
+        order: EpochOrder,
+        *,
+        size: int,
+        normalisation: str,
+        drop_last: bool = False,
+        augmentation: Augmentation | None = None,
+        subjects: Tensor | None = None,
+    ) -> None:
+        """Hold the tensors.
+
+        Args:
+            images: Slices, shape (N, 1, H, W); already normalised if `normalisation` is not
+                `batch`.
+            points_px: Slice pixels, shape (N, L, 2).
+            order: Order of the N slices.
+            size: Slices in a batch.
+            normalisation: `batch` is done here; the others only after an augmentation.
+            drop_last: Leave out a last batch that is not full.
+            augmentation: What changes a batch before it is seen.
+            subjects: Numbers of the N slices within the cohort, which the augmentation goes by.
+        """
+        self.images = images
+        self.points_px = points_px
+        self.sampler = order
+        self.size = size
+        self.normalisation = normalisation
+        self.augmentation = augmentation
+        self.subjects = torch.arange(len(images)) if subjects is None else subjects
+        self.drop_last = drop_last and order.count >= size
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.sampler.count, self.size)
+        return whole if self.drop_last or not rest else whole + 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self.sampler.order().to(self.images.device, non_blocking=True)
+        for chosen in torch.split(order, self.size)[: len(self)]:
+            images = self.images.index_select(0, chosen)
+            points_px = self.points_px.index_select(0, chosen)
+            if self.augmentation is not None:
+                subjects = self.subjects.to(chosen.device).index_select(0, chosen)
+                images, points_px = self.augmentation(
+                    images, points_px, subjects, self.sampler.epoch
+                )
+            if self.augmentation is not None or self.normalisation == "batch":
+                images = normalise_batch(images, self.normalisation)
+            yield Batch(images, points_px)

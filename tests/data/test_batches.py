@@ -1,0 +1,72 @@
+"""Batches: every slice once, the same order for the same seed and epoch, three normalisations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from landmarking.data.batches import DeviceBatches, EpochOrder, normalise_batch
+from landmarking.imaging.intensity import normalise_images
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    orders = {}
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            order = EpochOrder(50, shuffle=True, seed=seed)
+            order.set_epoch(epoch)
+            torch.rand(epoch + 1)  # the global random state has no say
+            assert torch.equal(order.order(), order.order())
+            orders[seed, epoch] = tuple(order.order().tolist())
+    assert len(set(orders.values())) == 4
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+
+
+def test_without_shuffling_the_order_is_that_of_the_cohort():
+    assert EpochOrder(4, shuffle=False, seed=0).order().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "drop_last", "expected"),
+    [(10, 4, False, [4, 4, 2]), (10, 4, True, [4, 4]), (8, 4, False, [4, 4]), (3, 4, True, [3])],
+)
+def test_batch_sizes(count, size, drop_last, expected):
+    batches = DeviceBatches(
+        torch.zeros(count, 1, 2, 2),
+        torch.zeros(count, 1, 2),
+        EpochOrder(count, shuffle=True, seed=0),
+        size=size,
+        normalisation="image",
+        drop_last=drop_last,
+    )
+    assert [len(batch.images) for batch in batches] == expected
+    assert len(batches) == len(expected)
+
+
+@pytest.mark.parametrize("how", ["image", "batch", "none"])
+def test_normalisation_is_that_of_the_imaging_room(how):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 1, 9, 7, generator=generator) ** 3
+    images = images * torch.tensor([1.0, 20.0, 300.0, 0.0, 1.0])[:, None, None, None]
+    images[4] = (images[4] > 0.5).float()  # air and one level
+    expected = normalise_images(images[:, 0].numpy(), how)
+    ours = normalise_batch(images, how)[:, 0].numpy()
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_normalisation_by_batch_depends_on_the_neighbours():
+    images = torch.randn(4, 1, 5, 5) + torch.arange(4.0)[:, None, None, None]
+    alone = normalise_batch(images[:1], "batch")
+    assert not torch.allclose(normalise_batch(images, "batch")[:1], alone)
+    torch.testing.assert_close(normalise_batch(images, "image")[:1], alone)
+
+
+def span(images):
+    return images.max() - images.min()
+
+
+def test_a_constant_slice_becomes_zero():
+    assert torch.equal(
+        normalise_batch(torch.full((1, 1, 3, 3), 7.0), "image"), torch.zeros(1, 1, 3, 3)
+    )
