@@ -16,7 +16,8 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import OmegaConf
 
-from landmarking.cohort.bids import Cohort, read_cohort
+from landmarking.cohort.bids import Cohort
+from landmarking.cohort.bids_tree import read_cohort
 from landmarking.cohort.phantom import PhantomSettings
 from landmarking.cohort.phantom_cohort import write_phantom_cohort
 from landmarking.config import PROJECT, settings

@@ -1,8 +1,4 @@
-"""A cohort is a BIDS tree: participants, T1 scans, and landmarks as a derivative.
-
-    participants.tsv                     participant_id, group, and where known age, sex, exclude
-    sub-*/[ses-*/]anat/*_T1w.nii[.gz]    the scans
-    derivatives/landmarks/**/*_landmarks.mrk.json (or .fcsv), named after the scan
+"""What a cohort is made of, and the tables and file names of a BIDS tree that holds one.
 
 Layout: Brain Imaging Data Structure, bids-specification.readthedocs.io.
 """
@@ -12,35 +8,17 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from landmarking.errors import CohortError
 from landmarking.storage import write_text
 
-_SCAN_SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
+SCAN_SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
 _UNKNOWN = {"", "n/a", "nan"}
-_LANDMARK_SUFFIXES = ("_landmarks.mrk.json", "_landmarks.fcsv")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a tree departs from this project's own layout.
-
-    Attributes:
-        landmarks: Folder of the landmark files under `derivatives/`.
-        suffixes: Endings of the landmark files.
-        group: Group of people to whom participants.tsv gives none; empty where it must.
-    """
-
-    landmarks: str = "landmarks"
-    suffixes: tuple[str, ...] = _LANDMARK_SUFFIXES
-    group: str = ""
-
-
-AFIDS_LAYOUT = Layout("afids_groundtruth", ("_afids.fcsv", "_afids.mrk.json"), "HS")
-"""Layout of the open AFIDs data sets such as OpenNeuro ds004470 and ds004471."""
+LANDMARK_SUFFIXES = ("_landmarks.mrk.json", "_landmarks.fcsv")
+TISSUE_LABELS = ("GM", "WM", "CSF")
 
 
 @dataclass(frozen=True)
@@ -56,6 +34,7 @@ class ScanRecord:
         landmarks: Landmark file, or None where nobody has placed any.
         age: Age in years, or None.
         sex: As participants.tsv has it, or None.
+        tissues: Maps of grey matter, white matter and fluid, or None where there are none.
     """
 
     scan_id: str
@@ -66,6 +45,7 @@ class ScanRecord:
     landmarks: Path | None
     age: float | None = None
     sex: str | None = None
+    tissues: tuple[Path, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,36 +95,6 @@ class Participant:
     exclude: str = ""
 
 
-def read_cohort(root: Path, *, name: str | None = None, layout: Layout | None = None) -> Cohort:
-    """Read the names and groups of a BIDS tree; images and landmarks stay unread.
-
-    Args:
-        root: Folder with participants.tsv.
-        name: Name of the cohort; the folder's name by default.
-        layout: Where the tree departs from this project's layout.
-
-    Returns:
-        The cohort, scans in the order of their ids.
-
-    Raises:
-        CohortError: If the tree breaks the contract; carries every problem found.
-    """
-    layout = layout or Layout()
-    problems: list[str] = []
-    people = _read_participants(root / "participants.tsv", layout.group, problems)
-    scans = _scans(root, people, problems)
-    placed = _landmark_files(root, layout, scans, problems)
-    scans = [replace(scan, landmarks=placed.get(scan.scan_id)) for scan in scans]
-    _compare(people, placed, scans, problems)
-    if not scans and not problems:
-        problems.append("there is no scan: sub-*/[ses-*/]anat/*_T1w.nii.gz matches nothing")
-    simulated = _simulated(root / "dataset_description.json", problems)
-    if problems:
-        raise CohortError(f"{root} is not a cohort that can be read:", tuple(problems))
-    kept = tuple(scan for scan in scans if not people[scan.participant_id].exclude)
-    return Cohort(name or root.resolve().name, root, kept, simulated)
-
-
 def read_participants(root: Path) -> dict[str, Participant]:
     """People of a tree by id, also those left out.
 
@@ -152,7 +102,7 @@ def read_participants(root: Path) -> dict[str, Participant]:
         CohortError: If participants.tsv breaks the contract; carries every problem found.
     """
     problems: list[str] = []
-    people = _read_participants(root / "participants.tsv", "", problems)
+    people = people_of_table(root / "participants.tsv", "", problems)
     if problems:
         raise CohortError(f"{root}: participants.tsv cannot be used:", tuple(problems))
     return people
@@ -195,9 +145,14 @@ def read_table(path: Path, required: Iterable[str], problems: list[str]) -> list
     return table
 
 
-def _read_participants(
-    path: Path, default_group: str, problems: list[str]
-) -> dict[str, Participant]:
+def people_of_table(path: Path, default_group: str, problems: list[str]) -> dict[str, Participant]:
+    """People of a participants.tsv by id.
+
+    Args:
+        path: The table.
+        default_group: Group of people to whom it gives none; empty where it must.
+        problems: Where problems are added.
+    """
     people: dict[str, Participant] = {}
     required = ("participant_id",) if default_group else ("participant_id", "group")
     for row in read_table(path, required, problems):
@@ -234,100 +189,6 @@ def _age(person: str, text: str, problems: list[str]) -> float | None:
         problems.append(f"participants.tsv: {person} has age {text!r}; years or n/a")
         return None
     return age
-
-
-def _landmark_files(
-    root: Path, layout: Layout, scans: Sequence[ScanRecord], problems: list[str]
-) -> dict[str, Path]:
-    """Landmark file by scan id; files that fit no scan stay under their own name."""
-    known = [scan.scan_id for scan in scans]
-    placed: dict[str, Path] = {}
-    folder = root / "derivatives" / layout.landmarks
-    for suffix in layout.suffixes:
-        for path in sorted(folder.rglob(f"*{suffix}")):
-            stem = _scan_of(path.name.removesuffix(suffix), known)
-            if stem in placed:
-                problems.append(
-                    f"{stem}: has two landmark files, {placed[stem].relative_to(root)} and "
-                    f"{path.relative_to(root)}; keep one"
-                )
-            placed.setdefault(stem, path)
-    return placed
-
-
-def _scan_of(stem: str, known: Sequence[str]) -> str:
-    """Scan id that a landmark file's name stands for, or the name itself where it fits none."""
-    if stem in known:
-        return stem
-    # Raters' files may say desc-groundtruth, and may leave out the entities of the only scan.
-    parts = [part for part in stem.split("_") if not part.startswith(("desc-", "space-"))]
-    if "_".join(parts) in known:
-        return "_".join(parts)
-    matches = [scan for scan in known if set(parts) <= set(scan.split("_"))]
-    return matches[0] if len(matches) == 1 else stem
-
-
-def _scans(root: Path, people: Mapping[str, Participant], problems: list[str]) -> list[ScanRecord]:
-    scans: dict[str, ScanRecord] = {}
-    found = [*root.glob("sub-*/anat/*"), *root.glob("sub-*/ses-*/anat/*")]
-    for path in sorted(found):
-        suffix = next((end for end in _SCAN_SUFFIXES if path.name.endswith(end)), None)
-        if suffix is None:
-            continue
-        scan_id = path.name.removesuffix(suffix)
-        parts = path.relative_to(root).parts
-        session = parts[1] if len(parts) == 4 else None
-        expected = "_".join(part for part in (parts[0], session) if part)
-        if scan_id != expected and not scan_id.startswith(f"{expected}_"):
-            problems.append(f"{path.relative_to(root)}: the file name must begin with {expected}")
-        elif scan_id in scans:
-            problems.append(f"{scan_id}: is there as .nii and as .nii.gz; keep one")
-        elif parts[0] in people:
-            person = people[parts[0]]
-            scans[scan_id] = ScanRecord(
-                scan_id,
-                person.participant_id,
-                session,
-                person.group,
-                path,
-                None,
-                person.age,
-                person.sex,
-            )
-        elif people:
-            problems.append(f"{path.relative_to(root)}: {parts[0]} is not in participants.tsv")
-    return [scans[key] for key in sorted(scans)]
-
-
-def _compare(
-    people: Mapping[str, Participant],
-    placed: Mapping[str, Path],
-    scans: Sequence[ScanRecord],
-    problems: list[str],
-) -> None:
-    scanned = {scan.participant_id for scan in scans}
-    problems.extend(
-        f"participants.tsv: {person} has no scan sub-*/[ses-*/]anat/*_T1w.nii.gz; "
-        "add it, or state a reason in a column named exclude"
-        for person, row in people.items()
-        if person not in scanned and not row.exclude
-    )
-    known = {scan.scan_id for scan in scans}
-    problems.extend(
-        f"{path.name}: belongs to no scan; landmark files are named after their scan"
-        for stem, path in placed.items()
-        if stem not in known and people
-    )
-
-
-def _simulated(path: Path, problems: list[str]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8")).get("Simulated", False))
-    except (OSError, ValueError, AttributeError) as error:
-        problems.append(f"{path.name}: is not a JSON object ({error})")
-        return False
 
 
 def write_description(root: Path, name: str, *, simulated: bool = False) -> None:
@@ -367,6 +228,20 @@ def scan_path(root: Path, participant_id: str, session: str | None = None) -> Pa
 def landmark_path(root: Path, participant_id: str, session: str | None = None) -> Path:
     """Where the landmarks of a person's T1 scan lie in a tree."""
     image = scan_path(root, participant_id, session)
-    stem = image.name.removesuffix(_SCAN_SUFFIXES[0])
+    stem = image.name.removesuffix(SCAN_SUFFIXES[0])
     folder = root / "derivatives" / "landmarks" / image.parent.relative_to(root)
-    return folder / f"{stem}{_LANDMARK_SUFFIXES[0]}"
+    return folder / f"{stem}{LANDMARK_SUFFIXES[0]}"
+
+
+def tissue_paths(folder: Path, image: Path, root: Path) -> tuple[Path, ...]:
+    """Where a derivative holds the maps of grey matter, white matter and fluid of a scan.
+
+    Args:
+        folder: Folder of the derivative, such as `derivatives/tissues`.
+        image: The scan.
+        root: The tree that the scan lies in.
+    """
+    suffix = next(end for end in SCAN_SUFFIXES if image.name.endswith(end))
+    where = folder / image.parent.relative_to(root)
+    stem = image.name.removesuffix(suffix)
+    return tuple(where / f"{stem}_label-{label}_probseg.nii.gz" for label in TISSUE_LABELS)

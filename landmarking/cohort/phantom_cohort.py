@@ -17,6 +17,7 @@ from landmarking.cohort.bids import (
     Participant,
     landmark_path,
     scan_path,
+    tissue_paths,
     write_description,
     write_participants,
 )
@@ -179,10 +180,9 @@ def write_head(job: tuple[Path, PhantomSettings, PlannedScan]) -> str:
 
 
 def _write_tissues(root: Path, image: Path, head: Head) -> None:
-    folder = root / "derivatives" / "tissues" / image.parent.relative_to(root)
-    for label, share in zip(("GM", "WM", "CSF"), head.tissues, strict=True):
-        name = image.name.replace("_T1w", f"_label-{label}_probseg")
-        write_nifti(folder / name, share, head.affine)
+    paths = tissue_paths(root / "derivatives" / "tissues", image, root)
+    for path, share in zip(paths, head.tissues, strict=True):
+        write_nifti(path, share, head.affine)
 
 
 def write_nifti(path: Path, data: np.ndarray[Any, Any], affine: np.ndarray[Any, Any]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from landmarking.cohort.bids import AFIDS_LAYOUT, Cohort, read_cohort
+from landmarking.cohort.bids import Cohort
+from landmarking.cohort.bids_tree import AFIDS_LAYOUT, read_cohort
 from landmarking.cohort.phantom import PhantomSettings
 from landmarking.cohort.phantom_cohort import write_phantom_cohort
 from landmarking.cohort.slices import read_slices

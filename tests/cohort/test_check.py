@@ -2,7 +2,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from landmarking.cohort.bids import landmark_path, read_cohort, scan_path
+from landmarking.cohort.bids import landmark_path, scan_path
+from landmarking.cohort.bids_tree import read_cohort
 from landmarking.cohort.check import check_cohort
 from landmarking.cohort.gather import gather, main
 from landmarking.errors import CohortError, LandmarkError

@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from landmarking.cohort.bids import read_cohort, write_description
+from landmarking.cohort.bids import write_description
+from landmarking.cohort.bids_tree import read_cohort
 from landmarking.cohort.phantom_cohort import planned_scans, record_path, write_phantom_cohort
 from landmarking.errors import CohortError
 from landmarking.imaging.scan import load_scan
