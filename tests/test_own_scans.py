@@ -191,5 +191,7 @@ def test_the_table_counts_the_landmarks_scored(road):
         rows = table[table["model"] == model].set_index("group")
         assert rows["n"].to_dict() == {"DS": 8, "HS": 15, "all": 23}
         assert rows["missing"].to_dict() == {"DS": 0, "HS": 9, "all": 9}
+        # Nobody has placed a landmark for sub-F, who is predicted and not scored.
+        assert rows["people"].to_dict() == {"DS": 1, "HS": 2, "all": 3}
         assert np.isfinite(rows["mean_mm"]).all()
     assert "15" in road.table

@@ -71,16 +71,17 @@ def summarise(
         seed: Seed of the draws.
 
     Returns:
-        people, landmarks, seeds, n (landmarks scored), missing, mean_mm, sd_mm, median_mm,
-        seed_sd_mm (spread of the seeds' means), hits and sdr by radius, and where asked for the
-        intervals `<name>_low` and `<name>_high` of mean_mm and of each sdr.
+        people (with a landmark scored), landmarks, seeds, n (landmarks scored), missing,
+        mean_mm, sd_mm, median_mm, seed_sd_mm (spread of the seeds' means), hits and sdr by
+        radius, and where asked for the intervals `<name>_low` and `<name>_high` of mean_mm and of
+        each sdr.
     """
     errors = rows["error_mm"].to_numpy()
     hits, scored = sdr_counts(errors)
     mean, deviation = mean_sd(errors)
     by_seed = rows.groupby("seed")["error_mm"].mean()
     cell: dict[str, float | int] = {
-        "people": rows["participant_id"].nunique(),
+        "people": rows.loc[rows["error_mm"].notna(), "participant_id"].nunique(),
         "landmarks": rows["landmark"].nunique(),
         "seeds": rows["seed"].nunique(),
         "n": scored,
