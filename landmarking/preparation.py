@@ -13,13 +13,13 @@ from landmarking.cohort.sources import CohortConfig, open_cohort
 from landmarking.data.assembly import cohort_digest, input_digests, save_cohort
 from landmarking.data.cache import StageCache, stage_key
 from landmarking.data.carried import is_prepared, open_prepared
-from landmarking.data.jobs import Job, PreparedScan, prepare_scan
+from landmarking.data.jobs import Job, PreparedScan, is_finished, prepare_scan
 from landmarking.data.prepared import (
     INDEX,
     PreparedCohort,
     load_prepared,
 )
-from landmarking.data.stages import is_cached, key_settings, stage_versions
+from landmarking.data.stages import key_settings, stage_versions
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set
@@ -170,7 +170,15 @@ def prepare(
         remove_leftovers(outputs / "prepared")
         cache, versions = StageCache(outputs / "cache"), stage_versions()
         jobs = [
-            Job(record, digests[record.image], settings, landmarks, cache, versions)
+            Job(
+                record,
+                digests[record.image],
+                settings,
+                landmarks,
+                cache,
+                versions,
+                tuple(digests[path] for path in record.tissues or ()),
+            )
             for record in cohort.scans
         ]
         scans = _in_order(jobs, _run(jobs, count, progress))
@@ -219,7 +227,7 @@ def _run(jobs: Sequence[Job], workers: int, progress: bool) -> Iterator[Prepared
 
 def _prepared_scans(jobs: Sequence[Job], workers: int) -> Iterator[PreparedScan]:
     # Starting processes costs seconds, reading a finished slice a millisecond.
-    cached = [is_cached(job.image_sha256, job.settings, job.cache) for job in jobs]
+    cached = [is_finished(job) for job in jobs]
     found = [job for job, done in zip(jobs, cached, strict=True) if done]
     yield from map_processes(prepare_scan, found, workers=1)
     missing = [job for job, done in zip(jobs, cached, strict=True) if not done]

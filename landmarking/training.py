@@ -98,6 +98,7 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
             names=names,
             preprocess=config.preprocess,
             image_size=(cohort.images.shape[1], cohort.images.shape[2]),
+            cohort=cohort,
         ),
     )
     cohort.indices(config.cohort.test_groups)

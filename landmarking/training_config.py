@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from landmarking.callbacks import CallbacksConfig
 from landmarking.cohort.sources import CohortConfig
 from landmarking.data.adaptation import AdaptConfig
-from landmarking.data.augment import AugmentConfig
+from landmarking.data.augment_config import AugmentConfig
 from landmarking.data.datamodule import BatchConfig
 from landmarking.errors import ConfigError
 from landmarking.imaging.pipeline import PreprocessSettings

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from landmarking.data.stages import STAGES
 from landmarking.errors import CohortError
 from landmarking.imaging.intensity import Reference
 from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.imaging.tissues import tissue_maps
 from landmarking.landmarks import landmark_set, read_landmarks, write_markups
 from landmarking.preparation import LandmarksConfig, ensure_prepared, prepare, prepare_cohort
 
@@ -134,6 +136,57 @@ def test_landmarks_people_and_landmark_set_decide_the_cohort_but_no_slice(cohort
     assert regrouped.computed == fewer.computed == single.computed == {}
     assert np.isnan(single.prepared.points_px[0, 1:]).all()
     assert np.isfinite(single.prepared.points_px[0, 0]).all()
+
+
+def with_tissues(cohort, chosen):
+    """The cohort with tissue maps for some scans: left of the mid-plane white, right grey."""
+    scans = list(cohort.scans)
+    for index in chosen:
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        affine[:3, 3] = -91.0, -120.0, -80.0
+        right = np.zeros((91, 110, 90), np.uint8)
+        right[46:] = 255
+        paths = tuple(cohort.root / f"{index}_{label}.nii.gz" for label in ("GM", "WM", "CSF"))
+        for path, share in zip(paths, (right, 255 - right, right // (5 + index)), strict=True):
+            nib.save(nib.Nifti1Image(share, affine), path)
+        scans[index] = replace(scans[index], tissues=paths)
+    return replace(cohort, scans=tuple(scans))
+
+
+def test_tissue_maps_go_along_on_the_pixels_of_their_slices(cohort, log, tmp_path):
+    plain = prepared(cohort, tmp_path)
+    mapped = with_tissues(cohort, [1, 2])
+    done = prepared(mapped, tmp_path)
+    assert plain.prepared.tissues is None
+    assert done.prepared.digest != plain.prepared.digest
+    assert done.computed == {}, "slices are those that were made without maps"
+    np.testing.assert_array_equal(done.prepared.images, plain.prepared.images)
+    maps = done.prepared.tissues
+    assert maps.shape == (4, 4, 150, 150)
+    assert maps[[0, 3]].max() == 0
+    # The mid-plane lies half way between the last white voxel and the first grey one.
+    assert np.abs(maps[1:3, 0, 70, 70].astype(int) - 127).max() <= 1
+    assert np.abs(maps[1:3, 1, 70, 70].astype(int) - 127).max() <= 1
+
+
+def test_tissue_maps_are_cut_once_and_again_where_they_change(cohort, log, tmp_path, monkeypatch):
+    cut = []
+
+    def counted(files, geometry):
+        cut.append(files[0].name)
+        return tissue_maps(files, geometry)
+
+    monkeypatch.setattr("landmarking.data.stages.tissue_maps", counted)
+    mapped = with_tissues(cohort, [0, 1])
+    first = prepared(mapped, tmp_path).prepared
+    write_markups(cohort.scans[0].landmarks, {"AC": LANDMARKS.template_mm[0]})
+    prepared(mapped, tmp_path)
+    assert cut == ["0_GM.nii.gz", "1_GM.nii.gz"]
+    mapped.scans[1].tissues[1].write_bytes(mapped.scans[1].tissues[0].read_bytes())
+    again = prepared(mapped, tmp_path).prepared
+    assert cut[2:] == ["1_GM.nii.gz"]
+    np.testing.assert_array_equal(again.tissues[0], first.tissues[0])
+    np.testing.assert_array_equal(again.tissues[1, 1], first.tissues[1, 0])
 
 
 def test_damaged_results_are_made_again_with_the_same_bytes(cohort, log, tmp_path):

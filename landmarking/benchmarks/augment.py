@@ -13,13 +13,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from landmarking.config import PROJECT, settings
-from landmarking.data.augment import (
-    Augmentation,
-    AugmentConfig,
-    build_augmentation,
-    random_warp,
-)
+from landmarking.data.augment import Augmentation, build_augmentation
+from landmarking.data.augment_config import AugmentConfig
 from landmarking.data.chance import Chance
+from landmarking.data.painter import random_warp
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import (
     MIDSAGITTAL_COMMON,

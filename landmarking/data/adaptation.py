@@ -104,6 +104,7 @@ def adapted(cohort: PreparedCohort, config: AdaptConfig) -> PreparedCohort:
         points_mm=cohort.points_mm[kept],
         pixel_to_world=cohort.pixel_to_world[kept],
         records=tuple(records),
+        tissues=None if cohort.tissues is None else cohort.tissues[kept],
     )
     refuse_shared_people(result, config.group)
     return result

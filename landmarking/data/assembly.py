@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landmarking.cohort.bids import Cohort, ScanRecord
 from landmarking.contact_sheet import write_contact_sheets
 from landmarking.data.cache import FileDigests, stage_key
+from landmarking.data.code_version import stage_version
 from landmarking.data.jobs import PreparedScan
 from landmarking.data.prepared import PreparedCohort, SliceRecord, save_prepared
-from landmarking.data.stages import key_settings, reference_identity, stage_versions
+from landmarking.data.stages import TISSUES, key_settings, reference_identity, stage_versions
 from landmarking.errors import CohortError
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
+from landmarking.imaging.tissues import MAPS
 from landmarking.landmarks import LandmarkSet
 from landmarking.quality import Value, landmark_figures, quality_csv, quality_table
 
@@ -22,13 +25,14 @@ QUALITY = "qc.csv"
 
 
 def input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str]:
-    """SHA-256 of all scan and landmark files of a cohort, remembered in `outputs/cache`.
+    """SHA-256 of all scan, landmark and tissue files of a cohort, remembered in `outputs/cache`.
 
     Raises:
         CohortError: If a file cannot be read.
     """
     files = [record.image for record in cohort.scans]
     files += [record.landmarks for record in cohort.scans if record.landmarks is not None]
+    files += [path for record in cohort.scans for path in record.tissues or ()]
     try:
         return FileDigests(outputs / "cache" / "files.json").digests(files, workers)
     except OSError as error:
@@ -65,7 +69,10 @@ def cohort_digest(
         reference_identity(settings.histogram_reference),
         stage_versions(),
     )
-    return stage_key("cohort", 1, *decided_by, scans)
+    # Cohorts without tissue maps keep the digest that they had before there were any.
+    tissues = [[digests[path] for path in record.tissues or ()] for record in cohort.scans]
+    maps = (stage_version(TISSUES), tissues) if any(tissues) else ()
+    return stage_key("cohort", 1, *decided_by, scans, *maps)
 
 
 def _slice_record(record: ScanRecord) -> SliceRecord:
@@ -126,8 +133,22 @@ def save_cohort(
             **key_settings(settings),
             "histogram_reference_sha256": histogram_reference(settings).digest,
         },
+        tissues=_stacked([scan.tissues for scan in scans], staged[0].image.shape),
         add_files=add_quality_control,
     )
+
+
+def _stacked(
+    tissues: Sequence[NDArray[np.uint8] | None], shape: tuple[int, ...]
+) -> NDArray[np.uint8] | None:
+    """Tissue maps of all slices, zero for those that have none; None where no slice has any."""
+    if all(maps is None for maps in tissues):
+        return None
+    stacked = np.zeros((len(tissues), len(MAPS), *shape), dtype=np.uint8)
+    for row, maps in zip(stacked, tissues, strict=True):
+        if maps is not None:
+            row[:] = maps
+    return stacked
 
 
 def _quality(

@@ -8,88 +8,22 @@ mid-sagittal slice has a front and a back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from landmarking.data.augment_config import AugmentConfig
 from landmarking.data.chance import Chance
-from landmarking.data.painting import HistogramMatcher, PaintSettings, blurred, paint
-from landmarking.data.template_people import PeopleSettings, TemplatePeople
-from landmarking.data.template_slab import load_slab
-from landmarking.data.warp import SliceWarp, knot_count, pose, random_field
+from landmarking.data.painter import Painter, afids_columns, random_warp, within
+from landmarking.data.painting import blurred
+from landmarking.data.warp import random_field
 from landmarking.errors import ConfigError
-from landmarking.landmarks import LandmarkSet, landmark_set
+from landmarking.landmarks import LandmarkSet
 
 if TYPE_CHECKING:
+    from landmarking.data.prepared import PreparedCohort
     from landmarking.imaging.pipeline import PreprocessSettings
-
-KINDS = ("none", "random", "synth")
-
-
-@dataclass
-class AugmentConfig:
-    """What happens to a training slice; a size of zero leaves that change out.
-
-    Attributes:
-        kind: `none`; `random` changes the slice; `synth` puts a newly drawn and painted person in
-            its place.
-        turn_deg: SD of the in-plane turn.
-        scale: SD of the logarithm of the size, by axis.
-        shift_px: SD of the shift, by axis.
-        warp_px: SD of a smooth displacement.
-        warp_knot_px: Its knot distance.
-        contrast: Largest bend of the intensities towards or away from the middle, below 1.
-        gamma: SD of the logarithm of gamma.
-        bias: Largest SD of the logarithm of a smooth bias field.
-        blur_px: Largest SD of a Gaussian blur, by axis.
-        noise: Largest SD of noise, as a share of the range of intensities.
-        occlusion: Probability that a rectangle is covered.
-        share: Share of slices that `synth` replaces; the rest keeps the cohort's own and is changed
-            as `random` does.
-        people: How the people of `synth` differ.
-        paint: How they are painted.
-    """
-
-    kind: str = "none"
-    turn_deg: float = 0.0
-    scale: float = 0.0
-    shift_px: float = 0.0
-    warp_px: float = 0.0
-    warp_knot_px: float = 30.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-    bias: float = 0.0
-    blur_px: float = 0.0
-    noise: float = 0.0
-    occlusion: float = 0.0
-    share: float = 1.0
-    people: PeopleSettings = field(default_factory=PeopleSettings)
-    paint: PaintSettings = field(default_factory=PaintSettings)
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: If a value is out of range.
-        """
-        if self.kind not in KINDS:
-            raise ConfigError(f"augment.kind is one of {', '.join(KINDS)}, found {self.kind!r}")
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, float) and value < 0.0:
-                raise ConfigError(f"augment.{item.name} is not negative, found {value}")
-        if self.contrast >= 1.0 or self.share > 1.0 or self.occlusion > 1.0:
-            raise ConfigError(
-                "augment.contrast lies below 1, augment.share and augment.occlusion are at most 1, "
-                f"found {self.contrast}, {self.share} and {self.occlusion}"
-            )
-        if self.warp_knot_px < 6.0 * self.warp_px or self.warp_knot_px <= 0.0:
-            raise ConfigError(
-                f"augment.warp_knot_px is at least six times augment.warp_px, or slices would "
-                f"fold, found {self.warp_knot_px} and {self.warp_px}"
-            )
 
 
 class Augmentation:
@@ -125,9 +59,10 @@ class Augmentation:
         if self.painter is None:
             return change(images, points_px, chance, self.config)
         new = chance.happens(self.config.share).bool()
-        painted, painted_px = self.painter(chance)
-        if self.config.share >= 1.0:
+        painted, painted_px, could = self.painter(chance, subjects.to(images.device), points_px)
+        if self.config.share >= 1.0 and self.painter.paints_all:
             return painted, painted_px
+        new &= could
         images, points_px = change(images, points_px, chance, self.config)
         images = torch.where(new[:, None, None, None], painted, images)
         return images, torch.where(new[:, None, None], painted_px, points_px)
@@ -141,6 +76,7 @@ def build_augmentation(
     names: Sequence[str],
     preprocess: PreprocessSettings,
     image_size: tuple[int, int],
+    cohort: PreparedCohort | None = None,
 ) -> Augmentation | None:
     """The configured augmentation, or None for none.
 
@@ -151,10 +87,11 @@ def build_augmentation(
         names: The landmarks of the run, in order.
         preprocess: How the cohort's slices were made; painted ones are finished likewise.
         image_size: Rows and columns (H, W) of the cohort's slices.
+        cohort: The cohort whose tissue maps are painted, where `config.source` asks for them.
 
     Raises:
-        ConfigError: If `synth` is asked for landmarks that are no AFIDs, or would paint slices of
-            another size than the cohort's.
+        ConfigError: If `synth` is asked for landmarks that are no AFIDs, would paint slices of
+            another size than the cohort's, or lacks tissue maps to paint.
     """
     if config.kind == "none":
         return None
@@ -166,44 +103,8 @@ def build_augmentation(
             f"augment=synth paints {side} x {side} pixels, as preprocess.crop says, and the "
             f"cohort's slices have {image_size[0]} x {image_size[1]}; make them agree"
         )
-    painter = Painter(config, preprocess, afids_columns(landmarks, names))
+    painter = Painter(config, preprocess, afids_columns(landmarks, names), cohort)
     return Augmentation(config, seed=seed, painter=painter)
-
-
-def afids_columns(landmarks: LandmarkSet, names: Sequence[str]) -> list[int]:
-    """Positions of landmarks within `afids32`.
-
-    Raises:
-        ConfigError: If one is not among them.
-    """
-    numbers = [landmark.afid for landmark in landmark_set("afids32").landmarks]
-    wanted = [landmarks.landmarks[landmarks.index(name)] for name in names]
-    absent = [landmark.name for landmark in wanted if landmark.afid not in numbers]
-    if absent:
-        raise ConfigError(
-            f"augment=synth paints the 32 AFIDs, found {', '.join(absent)}; take augment=strong"
-        )
-    return [numbers.index(landmark.afid) for landmark in wanted]
-
-
-class Painter:
-    """Draws people from the template and paints them as finished slices."""
-
-    def __init__(
-        self, config: AugmentConfig, preprocess: PreprocessSettings, columns: list[int]
-    ) -> None:
-        from landmarking.imaging.pipeline import histogram_reference
-
-        self.people = TemplatePeople(load_slab(preprocess), config.people, tuple(columns))
-        self.settings = config.paint
-        self.match = HistogramMatcher(histogram_reference(preprocess))
-
-    def __call__(self, chance: Chance) -> tuple[Tensor, Tensor]:
-        """Slices, shape (B, 1, H, W), histogram-matched, and their points, shape (B, L, 2)."""
-        self.people.slab = self.people.slab.to(chance.device)
-        people = self.people.draw(chance)
-        images = self.match(paint(people.maps, chance, self.settings))
-        return images, within(people.points_px, (images.shape[-2], images.shape[-1]))
 
 
 def change(
@@ -218,27 +119,6 @@ def change(
     image = warp.sample((images - low) / span)[:, 0]
     image = change_intensities(image, chance, config)
     return image[:, None] * span + low, within(warp.carry(points_px), size)
-
-
-def within(points_px: Tensor, size: tuple[int, int]) -> Tensor:
-    """Points, with those outside a slice of size (H, W) turned into NaN."""
-    limit = torch.tensor([size[1] - 1, size[0] - 1], device=points_px.device)
-    inside = ((points_px >= 0.0) & (points_px <= limit)).all(dim=-1, keepdim=True)
-    return torch.where(inside, points_px, torch.nan)
-
-
-def random_warp(chance: Chance, config: AugmentConfig, size: tuple[int, int]) -> SliceWarp:
-    """Draw pose and smooth warp of each slice of a batch."""
-    turn = torch.deg2rad(config.turn_deg * chance.normal())
-    scale = torch.exp(config.scale * chance.normal(2).clamp(-3.0, 3.0))
-    shift = config.shift_px * chance.normal(2)
-    matrix, constant = pose(turn, scale, shift, ((size[1] - 1) / 2, (size[0] - 1) / 2))
-    coefficients = None
-    if config.warp_px > 0.0:
-        knots = (knot_count(size[0], config.warp_knot_px), knot_count(size[1], config.warp_knot_px))
-        # Splines of white noise are smoother than it by about this factor.
-        coefficients = 1.5 * config.warp_px * chance.normal(2, *knots).clamp(-2.5, 2.5)
-    return SliceWarp(matrix, constant, coefficients, config.warp_knot_px, size)
 
 
 def change_intensities(image: Tensor, chance: Chance, config: AugmentConfig) -> Tensor:

@@ -18,6 +18,7 @@ from landmarking.data.cache import canonical_json
 from landmarking.data.prepared import (
     IMAGES,
     INDEX,
+    TISSUES,
     PreparedCohort,
     load_prepared,
     save_prepared,
@@ -53,25 +54,14 @@ def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
         raise CacheError(f"{path}: a carried cohort is named something{SUFFIX}")
     try:
         with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
-            save_prepared(
-                Path(folder, "cohort"),
-                name=prepared.name,
-                simulated=prepared.simulated,
-                digest=prepared.digest,
-                landmarks=prepared.landmarks,
-                images=prepared.images,
-                points_mm=prepared.points_mm,
-                pixel_to_world=prepared.pixel_to_world,
-                records=prepared.records,
-                settings=prepared.settings,
-                dtype="uint8",
-            )
+            carried = Path(folder, "cohort")
+            save_prepared(carried, **prepared.content(), dtype="uint8")
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name in (INDEX, IMAGES):
+                for name in (INDEX, IMAGES, *([] if prepared.tissues is None else [TISSUES])):
                     # A fixed date, so that the bytes depend on the content alone.
                     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
                     entry.compress_type = zipfile.ZIP_DEFLATED
-                    archive.writestr(entry, Path(folder, "cohort", name).read_bytes())
+                    archive.writestr(entry, (carried / name).read_bytes())
     except OSError as error:
         raise CacheError(f"{path}: cannot be written ({error})") from error
 
@@ -88,8 +78,8 @@ def unpack_prepared(path: Path, folder: Path) -> PreparedCohort:
     """
     try:
         with zipfile.ZipFile(path) as archive, atomic_folder(folder) as temporary:
-            for name in (INDEX, IMAGES):
-                # Only these two members, whatever else a file holds and whatever their paths say.
+            for name in (INDEX, IMAGES, *({TISSUES} & set(archive.namelist()))):
+                # Only these members, whatever else a file holds and whatever their paths say.
                 with archive.open(name) as packed, (temporary / name).open("wb") as file:
                     shutil.copyfileobj(packed, file)
             load_prepared(temporary)

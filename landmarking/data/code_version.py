@@ -22,6 +22,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "plane": ("imaging/midsagittal.py",),
     "slice": ("imaging/resample.py", "data/slice_figures.py", "cohort/slices.py"),
     "intensity": ("imaging/intensity.py", "data/slice_figures.py"),
+    "tissues": ("imaging/tissues.py",),
 }
 
 _STAGE_FUNCTIONS = {
@@ -43,7 +44,7 @@ def stage_version(stage: str) -> str:
     """Version of a stage's code, 12 hexadecimal digits.
 
     Args:
-        stage: `registration`, `plane`, `slice` or `intensity`.
+        stage: `registration`, `plane`, `slice`, `intensity` or `tissues`.
     """
     digest = hashlib.sha256()
     for name in sorted(_closure(_MODULES[stage])):

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landmarking.cohort.bids import ScanRecord
 from landmarking.cohort.slices import read_slice_points, slice_geometry
 from landmarking.data.cache import StageCache
 from landmarking.data.landmark_checks import landmark_problem
-from landmarking.data.stages import StagedSlice, stage_versions, staged_slice
+from landmarking.data.stages import (
+    TISSUES,
+    StagedSlice,
+    is_cached,
+    stage_versions,
+    staged_slice,
+    staged_tissues,
+    tissue_key,
+)
 from landmarking.errors import CacheError, LandmarkingError
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import PreprocessSettings
@@ -32,6 +41,7 @@ class Job:
         landmarks: Landmark set.
         cache: Where results are looked up and stored.
         versions: Versions of the stages, as the process that shares out the work has them.
+        tissue_sha256: Digests of the scan's tissue maps; empty where it has none.
     """
 
     record: ScanRecord
@@ -40,6 +50,7 @@ class Job:
     landmarks: LandmarkSet
     cache: StageCache
     versions: Mapping[str, str]
+    tissue_sha256: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +62,14 @@ class PreparedScan:
         staged: The slice; None where the scan cannot be used.
         points_mm: Landmarks in world RAS mm, shape (L, 3), NaN where missing.
         problem: What is wrong with the scan or its landmarks, or None.
+        tissues: Tissue maps on the slice, uint8, shape (4, H, W), or None.
     """
 
     record: ScanRecord
     staged: StagedSlice | None
     points_mm: Array
     problem: str | None = None
+    tissues: NDArray[np.uint8] | None = None
 
 
 def prepare_scan(job: Job) -> PreparedScan:
@@ -70,12 +83,13 @@ def prepare_scan(job: Job) -> PreparedScan:
         raise CacheError("the code of the imaging stages was changed under way; start again")
     record, landmarks = job.record, job.landmarks
     nowhere = np.full((len(landmarks), 3), np.nan)
-    staged, problem = None, None
+    staged, tissues, problem = None, None, None
     try:
         with _quiet():
             staged = staged_slice(record.image, job.image_sha256, job.settings, job.cache)
+        tissues = _tissues(job, staged)
         if record.landmarks is None:
-            return PreparedScan(record, staged, nowhere)
+            return PreparedScan(record, staged, nowhere, tissues=tissues)
         points = _points_mm(record.image, record.landmarks, job)
     except CacheError:
         raise
@@ -84,7 +98,23 @@ def prepare_scan(job: Job) -> PreparedScan:
     problem = landmark_problem(points, landmarks, staged, job.settings)
     if problem is not None:
         problem = _one_line(record, f"{record.landmarks}: {problem}")
-    return PreparedScan(record, staged, points, problem)
+    return PreparedScan(record, staged, points, problem, tissues)
+
+
+def _tissues(job: Job, staged: StagedSlice) -> NDArray[np.uint8] | None:
+    if job.record.tissues is None:
+        return None
+    return staged_tissues(job.record.tissues, job.tissue_sha256, staged.geometry, job.cache)
+
+
+def is_finished(job: Job) -> bool:
+    """Whether all that is slow lies in the cache: a finished slice, and tissue maps if any."""
+    if not is_cached(job.image_sha256, job.settings, job.cache):
+        return False
+    if job.record.tissues is None:
+        return True
+    staged = staged_slice(job.record.image, job.image_sha256, job.settings, job.cache)
+    return job.cache.has(TISSUES, tissue_key(job.tissue_sha256, staged.geometry))
 
 
 def _points_mm(image: Path, file: Path, job: Job) -> Array:

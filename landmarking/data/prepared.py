@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ FORMAT = 1
 
 INDEX = "index.json"
 IMAGES = "images.npy"
+TISSUES = "tissues.npy"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class PreparedCohort:
         pixel_to_world: One matrix a slice, shape (N, 4, 4); see `SliceGeometry`.
         records: Whose slices they are, N of them.
         settings: What the slices were made with, as plain values.
+        tissues: Tissue maps on the slices (`landmarking.imaging.tissues`), uint8, shape
+            (N, 4, H, W), all zero where a scan has none; None where no scan has any.
     """
 
     folder: Path
@@ -81,6 +84,12 @@ class PreparedCohort:
     pixel_to_world: Array
     records: tuple[SliceRecord, ...]
     settings: Mapping[str, Any]
+    tissues: NDArray[np.uint8] | None = None
+
+    def content(self) -> dict[str, Any]:
+        """All that `save_prepared` takes to write the same cohort again."""
+        names = {item.name for item in fields(self)} - {"folder", "points_px"}
+        return {name: getattr(self, name) for name in names}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -124,6 +133,7 @@ def save_prepared(
     pixel_to_world: Array,
     records: Sequence[SliceRecord],
     settings: Mapping[str, Any],
+    tissues: NDArray[np.uint8] | None = None,
     dtype: Literal["float32", "uint8"] = "float32",
     add_files: Callable[[Path], None] | None = None,
 ) -> PreparedCohort:
@@ -140,6 +150,7 @@ def save_prepared(
         pixel_to_world: Shape (N, 4, 4).
         records: N records.
         settings: Plain values.
+        tissues: Tissue maps, shape (N, 4, H, W), or None.
         dtype: `uint8` stores every slice on its own 8-bit scale, a quarter of the size.
         add_files: Called with the unfinished folder, to write further files such as qc.csv there.
 
@@ -180,6 +191,9 @@ def save_prepared(
     with atomic_folder(folder) as temporary:
         np.save(temporary / IMAGES, stored, allow_pickle=False)
         body["images_sha256"] = file_sha256(temporary / IMAGES)
+        if tissues is not None:
+            np.save(temporary / TISSUES, tissues, allow_pickle=False)
+            body["tissues_sha256"] = file_sha256(temporary / TISSUES)
         body["index_sha256"] = stage_key("index", FORMAT, body)
         (temporary / INDEX).write_text(json.dumps(body, indent=0) + "\n", encoding="utf-8")
         if add_files is not None:
@@ -208,12 +222,7 @@ def load_prepared(folder: Path, *, verify: bool = True) -> PreparedCohort:
 
 
 def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCohort:
-    try:
-        if verify and file_sha256(folder / IMAGES) != body["images_sha256"]:
-            raise CacheError(f"{folder / IMAGES}: the slices do not have their checksum; {_AGAIN}")
-        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{folder / IMAGES}: cannot be read ({error}); {_AGAIN}") from error
+    images = _mapped(folder / IMAGES, body["images_sha256"] if verify else None, "slices")
     rows = body["slices"]
     if body["dtype"] == "uint8":
         images = _from_bytes(images, np.array([row["scale"] for row in rows], dtype=np.float32))
@@ -224,6 +233,12 @@ def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCoho
     count = len(rows)
     if images.ndim != 3 or shapes != ((count,), (count, 4, 4), (count, len(landmarks), 3)):
         raise ValueError(f"shapes {images.shape}, {shapes[1]} and {shapes[2]} of {count} slices")
+    tissues = None
+    if "tissues_sha256" in body:
+        sha256 = body["tissues_sha256"] if verify else None
+        tissues = _mapped(folder / TISSUES, sha256, "tissue maps")
+        if tissues.shape != (count, 4, *images.shape[1:]):
+            raise ValueError(f"tissue maps of shape {tissues.shape} of {count} slices")
     return PreparedCohort(
         folder=folder,
         name=body["name"],
@@ -239,7 +254,18 @@ def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCoho
             for row in rows
         ),
         settings=body["settings"],
+        tissues=tissues,
     )
+
+
+def _mapped(path: Path, sha256: str | None, what: str) -> NDArray[Any]:
+    try:
+        if sha256 is not None and file_sha256(path) != sha256:
+            raise CacheError(f"{path}: the {what} do not have their checksum; {_AGAIN}")
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
+    return mapped
 
 
 _AGAIN = "remove the folder and run experiments/prepare.py again"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,12 +36,16 @@ from landmarking.imaging.pipeline import (
 )
 from landmarking.imaging.registration import Registration
 from landmarking.imaging.scan import Scan, load_scan
+from landmarking.imaging.tissues import tissue_maps
 from landmarking.storage import file_sha256
 
 R = TypeVar("R")
 
 STAGES = ("read", "registration", "plane", "slice", "intensity")
 """Stages in order, as times and counts name them; `read` is not cached."""
+
+TISSUES = "tissues"
+"""Stage of the tissue maps, beside the others: cohorts without maps do without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +129,36 @@ class _Scan:
 def is_cached(image_sha256: str, settings: PreprocessSettings, cache: StageCache) -> bool:
     """Whether the finished slice of a scan lies in the cache (its checksum is not looked at)."""
     return cache.has("intensity", stage_keys(image_sha256, settings)["intensity"])
+
+
+def tissue_key(sha256: Sequence[str], geometry: SliceGeometry) -> str:
+    """Cache key of a slice's tissue maps, which hang on the slice's place and not on its making.
+
+    Args:
+        sha256: Digests of the maps' files.
+        geometry: Where the slice lies.
+    """
+    return stage_key(TISSUES, stage_version(TISSUES), list(sha256), geometry.to_dict())
+
+
+def staged_tissues(
+    files: Sequence[Path], sha256: Sequence[str], geometry: SliceGeometry, cache: StageCache
+) -> NDArray[np.uint8]:
+    """Tissue maps on a slice, shape (4, H, W), from the cache where it has them.
+
+    Args:
+        files: Maps of grey matter, white matter and fluid.
+        sha256: Digests of their bytes.
+        geometry: Where the slice lies.
+        cache: Where results are looked up and stored.
+
+    Raises:
+        ScanError: If a map cannot be read.
+        CacheError: If the cache cannot be written.
+    """
+    keys = {TISSUES: tissue_key(sha256, geometry)}
+    entry = _cached(cache, TISSUES, keys, lambda: Entry({}, tissue_maps(files, geometry)))
+    return np.asarray(entry.image, dtype=np.uint8)
 
 
 def staged_slice(

@@ -33,6 +33,7 @@ def cohort(people: int = 12, scans_each: int = 2) -> PreparedCohort:
         pixel_to_world=np.broadcast_to(np.eye(4), (count, 4, 4)),
         records=tuple(records),
         settings={},
+        tissues=np.broadcast_to(numbers[:, None, None, None].astype(np.uint8), (count, 4, 4, 4)),
     )
 
 
@@ -60,6 +61,8 @@ def test_slices_and_points_go_with_their_records() -> None:
     assert chosen.images[:, 0, 0].tolist() == expected
     assert chosen.points_px[:, 0, 0].tolist() == expected
     assert chosen.points_mm[:, 0, 0].tolist() == expected
+    assert chosen.tissues is not None
+    assert chosen.tissues[:, 0, 0, 0].tolist() == expected
 
 
 def test_more_people_include_the_fewer() -> None:

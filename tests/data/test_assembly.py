@@ -40,6 +40,15 @@ def test_whatever_decides_a_cohort_moves_its_digest(changed):
     assert digest(**changed) != digest()
 
 
+def test_tissue_maps_move_the_digest_by_their_bytes():
+    maps = (Path("gm"), Path("wm"), Path("csf"))
+    cohort = replace(COHORT, scans=(replace(SCAN, tissues=maps),))
+    digests = {**DIGESTS, **dict(zip(maps, ("1", "2", "3"), strict=True))}
+    with_maps = digest(cohort, digests=digests)
+    assert with_maps != digest()
+    assert digest(cohort, digests={**digests, maps[2]: "4"}) != with_maps
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -5,14 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from landmarking.data.augment import (
-    Augmentation,
-    AugmentConfig,
-    afids_columns,
-    build_augmentation,
-    random_warp,
-)
+from landmarking.data.augment import Augmentation, build_augmentation
+from landmarking.data.augment_config import AugmentConfig
 from landmarking.data.chance import Chance
+from landmarking.data.painter import random_warp
 from landmarking.errors import ConfigError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set
@@ -160,16 +156,11 @@ def test_none_is_no_augmentation() -> None:
     )
 
 
-def test_columns_follow_the_afids_numbers() -> None:
-    numbers = [landmark.afid for landmark in landmark_set("afids32").landmarks]
-    columns = afids_columns(landmark_set("msp8"), ["SPLE", "AC"])
-    assert [numbers[column] for column in columns] == [20, 1]
-
-
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"kind": "strong"}, "augment.kind is one of none, random, synth"),
+        ({"source": "scans"}, "augment.source is one of people, cohort, both"),
         ({"noise": -0.1}, "augment.noise is not negative"),
         ({"contrast": 1.0}, "augment.contrast lies below 1"),
         ({"warp_px": 6.0}, "augment.warp_knot_px is at least six times"),

@@ -1,4 +1,5 @@
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def cohort(tmp_path):
         pixel_to_world=np.stack([SAGITTAL] * 3),
         records=[SliceRecord(f"s{i}", f"p{i}", None, "train") for i in range(3)],
         settings={**SETTINGS, "histogram_reference_sha256": "cd"},
+        tissues=rng.integers(0, 256, (3, 4, 20, 20), dtype=np.uint8),
     )
 
 
@@ -44,6 +46,14 @@ def test_a_cohort_is_carried_whole_but_for_half_a_grey_level(cohort, tmp_path):
     assert (np.abs(carried.images - cohort.images) <= 0.501 * step).all()
     np.testing.assert_array_equal(carried.points_px, cohort.points_px)
     assert (carried.digest, carried.records) == (cohort.digest, cohort.records)
+    np.testing.assert_array_equal(carried.tissues, cohort.tissues)
+
+
+def test_a_cohort_without_tissue_maps_is_carried_without_them(cohort, tmp_path):
+    path = tmp_path / "demo.prepared.zip"
+    pack_prepared(replace(cohort, tissues=None), path)
+    assert zipfile.ZipFile(path).namelist() == ["index.json", "images.npy"]
+    assert unpack_prepared(path, tmp_path / "there").tissues is None
 
 
 def test_equal_cohorts_give_equal_files(cohort, tmp_path):

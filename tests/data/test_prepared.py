@@ -7,6 +7,7 @@ import pytest
 from landmarking.data.prepared import (
     IMAGES,
     INDEX,
+    TISSUES,
     SliceRecord,
     load_prepared,
     save_prepared,
@@ -57,6 +58,22 @@ def test_what_is_saved_is_loaded_exactly(tmp_path):
     assert loaded.settings == {"crop": [50, 200]}
 
 
+def test_tissue_maps_are_mapped_into_memory_too(tmp_path):
+    maps = np.random.default_rng(1).integers(0, 256, (4, 4, 12, 15), dtype=np.uint8)
+    loaded, _ = save(tmp_path / "demo", tissues=maps)
+    np.testing.assert_array_equal(loaded.tissues, maps)
+    assert isinstance(loaded.tissues, np.memmap)
+    assert save(tmp_path / "plain")[0].tissues is None
+    assert not (tmp_path / "plain" / TISSUES).exists()
+
+
+def test_its_content_writes_the_same_cohort_again(tmp_path):
+    loaded, _ = save(tmp_path / "demo", tissues=np.ones((4, 4, 12, 15), np.uint8))
+    save_prepared(tmp_path / "again", **loaded.content())
+    for name in (INDEX, IMAGES, TISSUES):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "demo" / name).read_bytes()
+
+
 def test_points_px_are_the_foot_points_on_each_slice(tmp_path):
     loaded, _ = save(tmp_path / "demo")
     for index in range(len(loaded)):
@@ -95,6 +112,7 @@ def test_a_constant_slice_survives_eight_bits(tmp_path):
     ("file", "harm", "message"),
     [
         (IMAGES, lambda data: data[:-4], "do not have their checksum"),
+        (TISSUES, lambda data: data[:-4], "tissue maps do not have their checksum"),
         (IMAGES, lambda data: data[:-1] + bytes([data[-1] ^ 1]), "do not have their checksum"),
         (INDEX, lambda data: data[: len(data) // 2], "cannot be read"),
         (INDEX, lambda data: data.replace(b'"HS"', b'"DS"', 1), "does not have its checksum"),
@@ -107,7 +125,7 @@ def test_a_constant_slice_survives_eight_bits(tmp_path):
     ],
 )
 def test_a_damaged_cohort_is_refused_with_the_way_out(tmp_path, file, harm, message):
-    save(tmp_path / "demo")
+    save(tmp_path / "demo", tissues=np.zeros((4, 4, 12, 15), np.uint8))
     path = tmp_path / "demo" / file
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(CacheError, match=f"{message}.*run experiments/prepare.py again"):
