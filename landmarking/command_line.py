@@ -9,14 +9,19 @@ one, and so is a key, by `landmarking.config.settings`.
 from __future__ import annotations
 
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from landmarking.config import PROJECT, register_resolvers, settings
 from landmarking.errors import ConfigError, LandmarkingError
@@ -37,43 +42,98 @@ def start(main: Callable[[], Any], name: str) -> None:
         sys.stdout.write(help_text(name))
         return
     register_resolvers()
+    # Hydra then leaves every error to us, in place of a traceback for a full disk or a bad file.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_message():
         sys.argv[1:] = admit(sys.argv[1:])
-    main()
+        main()
 
 
 def answer(config: DictConfig, schema: type[T], run: Callable[[T], str | None]) -> None:
     """Check a composed configuration, do what it asks, and print what came out.
 
-    On bad input one message goes to stderr and the exit status is 2.
+    On bad input one message goes to stderr and the exit status is 2. A run of a sweep that fails
+    lets the others go on; the sweep ends with status 1.
 
     Args:
         config: As Hydra composed it.
         schema: Dataclass that names every key.
         run: Does the work; its text is printed, if there is one.
     """
-    with one_message():
+    with _of_a_sweep() if _in_sweep() else one_message():
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
         text = run(settings(schema, {str(key): value for key, value in values.items()}))
         if text:
-            print(text)
+            print(text, flush=True)
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+@contextmanager
+def _of_a_sweep() -> Iterator[None]:
+    try:
+        with one_message():
+            yield
+    except SystemExit as stop:
+        if stop.code != BAD_INPUT:
+            raise
+        # Hydra keeps this one until all runs of the sweep are done, and raises it then.
+        raise HydraException(OTHERS_WENT_ON) from stop
 
 
 @contextmanager
 def one_message() -> Iterator[None]:
-    """On a fault that a person can put right: the message alone, and exit status 2."""
+    """On a fault that a person can put right: the message alone, and exit status 2.
+
+    A signal that stops the command is answered with where it goes on, and status 128 plus signal.
+    """
     try:
         yield
     except MissingMandatoryValue as error:
         sys.exit(_told(f"{error.full_key}: set it, as in {error.full_key}=DIR"))
     except LandmarkingError as error:
         sys.exit(_told(str(error)))
+    except (HydraException, OmegaConfBaseException) as error:
+        failed = str(error) == OTHERS_WENT_ON
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        sys.exit(_told(f"{error}\n{cause}".strip(), FAILED if failed else BAD_INPUT))
+    except OSError as error:
+        sys.exit(_told(refused_by_the_system(error)))
+    except KeyboardInterrupt:
+        sys.exit(_told(STOPPED, 128 + signal.SIGINT))
+    except SystemExit as stop:
+        # Lightning answers Ctrl-C by leaving with status 1, and not a word.
+        if stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt):
+            sys.exit(_told(STOPPED, 128 + signal.SIGINT))
+        raise
 
 
-def _told(message: str) -> int:
-    print(message, file=sys.stderr)
-    return 2
+BAD_INPUT, FAILED = 2, 1
+"""Exit statuses: of bad input, and of a sweep in which a run failed."""
+
+STOPPED = "stopped; the same command goes on where it was left"
+
+OTHERS_WENT_ON = (
+    "a run of the sweep failed, see its message; the others went on, and the same command does "
+    "again what is missing"
+)
+
+
+def refused_by_the_system(error: OSError) -> str:
+    """A message for a full disk, a missing permission and the like."""
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}{error.strerror or error}; free space there or mend its permissions, or choose "
+        "another outputs=DIR; the same command goes on where it was left"
+    )
+
+
+def _told(message: str, status: int = 2) -> int:
+    print(message, file=sys.stderr, flush=True)
+    return status
 
 
 def admit(arguments: Sequence[str]) -> list[str]:

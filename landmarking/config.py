@@ -43,9 +43,16 @@ def settings(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
         built = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = ".".join(part for part in (where, getattr(error, "full_key", "")) if part)
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+        found = str(error).splitlines()[0]
+        raise ConfigError(f"{key or schema.__name__}: {found}; {_CORRECT}") from error
+    except (TypeError, ValueError) as error:
+        # A schema's own check met a value of a kind that it did not think of.
+        raise ConfigError(f"{where or schema.__name__}: {error}; {_CORRECT}") from error
     assert isinstance(built, schema)
     return built
+
+
+_CORRECT = "correct the value; --help and the files in conf/ show what fits"
 
 
 def _refuse_unknown_keys(schema: Any, values: Mapping[str, Any], where: str) -> None:

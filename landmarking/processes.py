@@ -21,7 +21,10 @@ R = TypeVar("R")
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process may run on, or that SLURM has given its task."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdigit():
+        return max(1, int(given))
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

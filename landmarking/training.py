@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from landmarking.callbacks import GroupEvaluation, History, RunCheckpoint, TestGroup
 from landmarking.checkpoints import can_go_on, write_checkpoint
@@ -29,6 +32,7 @@ from landmarking.evaluation.predictions import RunIdentity
 from landmarking.models.module import LandmarkModule, OptimizerConfig
 from landmarking.models.schedule import ScheduleConfig
 from landmarking.preparation import ensure_prepared
+from landmarking.processes import available_cores
 from landmarking.provenance import provenance
 from landmarking.results import cohort_images, mean_errors, write_results
 from landmarking.run_folder import RunFolder, State
@@ -162,6 +166,8 @@ def _fit(
 ) -> LandmarkModule:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    elif "SLURM_CPUS_PER_TASK" in os.environ:
+        torch.set_num_threads(available_cores())
     pl.seed_everything(config.seed, verbose=False)
     module = LandmarkModule(
         network=config.model,
@@ -194,7 +200,11 @@ def _fit(
             num_sanity_val_steps=0,
         )
         # Weights only: a checkpoint is data, and loading one must not run what is put there.
-        trainer.fit(module, data, ckpt_path=folder.last if resume else None, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=folder.last if resume else None, weights_only=True)
+        except SIGTERMException:
+            # Lightning's own leaves with status 0, as if the run were finished.
+            sys.exit(f"{folder.path}: stopped; the same command goes on from the last checkpoint")
     decisive = ("model", "optimizer", "schedule", "batches", "speed", "trainer")
     shown = {key: value for key, value in config.plain().items() if key in decisive}
     shown |= {"model_label": config.model_label, "landmark": config.landmark, "seed": config.seed}
@@ -280,6 +290,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "The number of training batches", UserWarning)
         # Slices lie on the device: there is nothing for worker processes to do.
         warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)
+        # On a cluster's login node, or under sbatch without srun: one process is what is wanted.
+        warnings.filterwarnings("ignore", "The `srun` command is available", UserWarning)
         # A benchmark trains without validation.
         warnings.filterwarnings("ignore", "You defined a `validation_step`", UserWarning)
         yield

@@ -42,6 +42,7 @@ KEY = ("run", "scan_id", "landmark")
 
 _TEXT = tuple(name for name in IDENTITY if name not in ("seed", "simulated"))
 _TOLERANCE_MM2 = 1e-3
+_WAYS_OUT = "restore the file from a copy, or predict again with the run's model"
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
         # As text first: names such as 007 or NA stay names, and floats are parsed exactly.
         text = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise PredictionsError(f"{path}: cannot be read as a predictions table: {error}") from error
+        raise PredictionsError(
+            f"{path}: cannot be read as a predictions table ({error}); {_WAYS_OUT}"
+        ) from error
     frame = text.copy()
     for name in (set(COLUMNS) - set(IDENTITY)) & set(text.columns):
         frame[name] = text[name].replace("", "nan")
@@ -189,11 +192,15 @@ def _typed(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     kinds |= {"seed": "int64", **dict.fromkeys(_TEXT, "str")}
     if not frame["simulated"].isin([True, False]).all():
         found = sorted({str(value) for value in frame["simulated"]})
-        raise PredictionsError(f"{source}: simulated is True or False, found {', '.join(found)}")
+        raise PredictionsError(
+            f"{source}: simulated is True or False, found {', '.join(found)}; {_WAYS_OUT}"
+        )
     try:
         return frame.astype({**kinds, "simulated": "bool"})
     except (ValueError, TypeError) as error:
-        raise PredictionsError(f"{source}: a column has the wrong type: {error}") from error
+        raise PredictionsError(
+            f"{source}: a column has the wrong type ({error}); {_WAYS_OUT}"
+        ) from error
 
 
 def _check_rows(frame: pd.DataFrame, source: str) -> None:
@@ -246,4 +253,6 @@ def _refuse(
         return
     first = int(np.flatnonzero(bad)[0])
     where = ", ".join(f"{name} {frame.iloc[first][name]}" for name in KEY)
-    raise PredictionsError(f"{source}: line {first + 2} ({where}): {rule} ({bad.sum()} such rows)")
+    raise PredictionsError(
+        f"{source}: line {first + 2} ({where}): {rule} ({bad.sum()} such rows); {_WAYS_OUT}"
+    )

@@ -28,6 +28,8 @@ from landmarking.seal import check_sealed
 
 PREDICTIONS = "predictions.csv"
 
+_WAYS_OUT = "restore the file from a copy, or remove it to report without it"
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -86,7 +88,9 @@ class Run:
         try:
             return pd.read_csv(path)
         except (OSError, ValueError) as error:
-            raise PredictionsError(f"{path}: cannot be read as a table: {error}") from error
+            raise PredictionsError(
+                f"{path}: cannot be read as a table ({error}); {_WAYS_OUT}"
+            ) from error
 
     @cached_property
     def slices(self) -> dict[str, NDArray[np.uint8]]:
@@ -104,7 +108,9 @@ class Run:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError) as error:
-            raise PredictionsError(f"{path}: cannot be read as slices: {error}") from error
+            raise PredictionsError(
+                f"{path}: cannot be read as slices ({error}); {_WAYS_OUT}"
+            ) from error
 
     def _mapping(self, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         path = self.folder / name
@@ -114,9 +120,11 @@ class Run:
         try:
             value = parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise PredictionsError(f"{path}: cannot be read: {error}") from error
+            found = " ".join(str(error).split())
+            raise PredictionsError(f"{path}: cannot be read ({found}); {_WAYS_OUT}") from error
         if not isinstance(value, dict):
-            raise PredictionsError(f"{path}: expected a mapping, found {type(value).__name__}")
+            found = type(value).__name__
+            raise PredictionsError(f"{path}: expected a mapping, found {found}; {_WAYS_OUT}")
         return value
 
 

@@ -61,7 +61,7 @@ def shell(monkeypatch, capsys, make_cohort):
     return run
 
 
-SMALL = ("trainer.max_epochs=1", "trainer.accelerator=cpu", "launcher=local", "threads=1")
+SMALL = ("trainer.max_epochs=1", "trainer.accelerator=cpu", "launcher=sequential", "threads=1")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -117,7 +117,7 @@ def test_who_wins_in_the_faithful_variants(
 def test_the_demo_sweep_shares_two_cores_between_two_runs():
     config = composed("experiment=demo_sl")
     assert config.hydra.launcher._target_.endswith("JoblibLauncher")
-    assert (config.hydra.launcher.n_jobs, config.threads) == (2, 1)
+    assert (config.hydra.launcher.n_jobs, config.threads) == (2, None), "joblib divides the cores"
 
 
 def test_the_command_line_wins_over_the_experiment():
@@ -135,6 +135,16 @@ def test_single_landmark_experiments_sweep_by_themselves_and_skip_what_is_done(s
     assert out.count("trained") == 2
     status, out, _ = shell(*arguments)
     assert (status, out.count("already finished")) == (0, 2)
+
+
+def test_a_run_that_fails_lets_the_rest_of_its_sweep_go_on(shell, tmp_path):
+    sweep = "hydra.sweeper.params.landmark='AC,XY,PMJ'"
+    status, out, err = shell("experiment=demo_sl", f"outputs={tmp_path}", sweep, *SMALL)
+    assert status == 1
+    assert out.count("trained") == 2
+    assert "landmark 'XY' is not in the set" in err
+    assert "the others went on" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
