@@ -8,7 +8,7 @@ COHORT ?= cohort=phantom cohort/preset=paper
 PAPER_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper test lint data train report screenshots tensorboard clean
+.PHONY: help demo paper test test-slurm faults lint data train report screenshots tensorboard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ lint: $(STAMP) ## formatting, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+faults: $(STAMP) ## kill, fill up, damage and fuzz everything; the table goes to outputs/faults
+	$(BIN)/python tests/faults/run.py
+
+test-slurm: $(STAMP) ## sweeps and shards on a SLURM node of their own (as root; installs it once)
+	SLURM_TESTS=1 $(BIN)/python -m pytest -q tests/slurm
 
 paper: $(STAMP) ## the paper's whole study from nothing; COHORT=... PAPER_ARGS=trainer.max_epochs=100
 	$(BIN)/python experiments/prepare.py $(COHORT)

@@ -16,6 +16,7 @@ NAMES = (
     "train",
     "augment",
     "recipes",
+    "scale",
     "confidence",
 )
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 12, 8
 """Slices on one page, across and down."""
 
+MOST_PAGES = 40
+"""Pages at most: nobody looks at a thousand, and flagged slices come first."""
+
 _GAP, _CAPTION = 6, 16
 _FLAG = "#e6194b"
 _GROUPS = ("#4daf4a", "#377eb8", "#ff7f00", "#984ea3", "#a65628", "#999999")
@@ -26,13 +29,13 @@ _GROUPS = ("#4daf4a", "#377eb8", "#ff7f00", "#984ea3", "#a65628", "#999999")
 
 def write_contact_sheets(
     folder: Path,
-    images: NDArray[np.float32],
+    images: Sequence[NDArray[np.float32]] | NDArray[np.float32],
     points_px: Array,
     records: Sequence[SliceRecord],
     quality: Sequence[Mapping[str, Any]],
     names: Sequence[str],
 ) -> list[Path]:
-    """Draw all slices, flagged ones first, then group by group.
+    """Draw the slices, flagged ones first, then group by group, on 40 pages at most.
 
     Args:
         folder: Where `contact-sheet-01.png` and so on are written.
@@ -52,10 +55,13 @@ def write_contact_sheets(
     )
     size = COLUMNS * ROWS
     pages = [order[start : start + size] for start in range(0, len(order), size)]
+    left_out = len(order) - MOST_PAGES * size
+    rest = f"; {left_out} slices are not drawn" if left_out > 0 else ""
+    pages = pages[:MOST_PAGES]
     paths = []
     for number, page in enumerate(pages, start=1):
         path = folder / f"contact-sheet-{number:02d}.png"
-        title = f"page {number} of {len(pages)}"
+        title = f"page {number} of {len(pages)}{rest}"
         _draw_page(path, title, page, images, points_px, records, quality, names, groups)
         paths.append(path)
     return paths
@@ -65,7 +71,7 @@ def _draw_page(
     path: Path,
     title: str,
     page: Sequence[int],
-    images: NDArray[np.float32],
+    images: Sequence[NDArray[np.float32]] | NDArray[np.float32],
     points_px: Array,
     records: Sequence[SliceRecord],
     quality: Sequence[Mapping[str, Any]],
@@ -75,7 +81,7 @@ def _draw_page(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height, width = images.shape[1:]
+    height, width = images[0].shape
     tile = (height + _CAPTION + _GAP, width + _GAP)
     columns = min(COLUMNS, len(page))
     corners = [(tile[0] * (k // columns), tile[1] * (k % columns)) for k in range(len(page))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from landmarking.cohort.bids import Cohort
@@ -168,24 +168,73 @@ def prepare(
         if finished is not None:
             return Preparation(finished, wall_seconds=time.perf_counter() - start, reused=True)
         remove_leftovers(outputs / "prepared")
-        cache, versions = StageCache(outputs / "cache"), stage_versions()
-        jobs = [
-            Job(
-                record,
-                digests[record.image],
-                settings,
-                landmarks,
-                cache,
-                versions,
-                tuple(digests[path] for path in record.tissues or ()),
-            )
-            for record in cohort.scans
-        ]
-        scans = _in_order(jobs, _run(jobs, count, progress))
-        _refuse_problems(cohort, scans)
+        scans = _all_scans(cohort, landmarks, settings, outputs, digests, count, progress)
         prepared = save_cohort(folder, cohort, landmarks, settings, digest, scans)
     seconds, computed = _times(scans)
     return Preparation(prepared, seconds, computed, time.perf_counter() - start)
+
+
+def prepare_shard(
+    cohort: Cohort,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    outputs: Path,
+    *,
+    shard: int,
+    shards: int,
+    workers: int | None = None,
+    progress: bool = False,
+) -> int:
+    """Put every n-th scan of a cohort into the cache; `prepare` then finds it there.
+
+    Args:
+        cohort: As for `prepare`, likewise `landmarks`, `settings`, `outputs` and `workers`.
+        landmarks: Landmark set.
+        settings: Settings of the imaging stages.
+        outputs: Folder of `cache/`.
+        shard: Which share, from 0.
+        shards: Number of shares.
+        workers: Processes.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        How many scans the share has.
+
+    Raises:
+        CohortError: If one of its scans cannot be used; lists all of them.
+        CacheError: If `outputs` cannot be written.
+    """
+    count = workers or available_cores()
+    share = replace(cohort, scans=cohort.scans[shard::shards])
+    digests = input_digests(share, outputs, count)
+    return len(_all_scans(share, landmarks, settings, outputs, digests, count, progress))
+
+
+def _all_scans(
+    cohort: Cohort,
+    landmarks: LandmarkSet,
+    settings: PreprocessSettings,
+    outputs: Path,
+    digests: Mapping[Path, str],
+    workers: int,
+    progress: bool,
+) -> list[PreparedScan]:
+    cache, versions = StageCache(outputs / "cache"), stage_versions()
+    jobs = [
+        Job(
+            record,
+            digests[record.image],
+            settings,
+            landmarks,
+            cache,
+            versions,
+            tuple(digests[path] for path in record.tissues or ()),
+        )
+        for record in cohort.scans
+    ]
+    scans = _in_order(jobs, _run(jobs, workers, progress))
+    _refuse_problems(cohort, scans)
+    return scans
 
 
 def _load_finished(folder: Path, digest: str) -> PreparedCohort | None:

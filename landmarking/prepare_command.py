@@ -12,7 +12,7 @@ from landmarking.cohort.sources import CohortConfig
 from landmarking.data.assembly import QUALITY
 from landmarking.data.carried import pack_prepared
 from landmarking.data.mean_reference import write_mean_reference
-from landmarking.errors import CohortError
+from landmarking.errors import CohortError, ConfigError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet
 from landmarking.preparation import (
@@ -20,6 +20,7 @@ from landmarking.preparation import (
     Preparation,
     open_locked,
     prepare,
+    prepare_shard,
 )
 from landmarking.processes import available_cores
 
@@ -36,6 +37,8 @@ class PrepareConfig:
         workers: Processes; None takes all cores.
         check_only: Whether to read and check everything and compute nothing.
         progress: Whether to draw a progress bar.
+        shards: Number of shares that the scans are shared out in, to as many jobs.
+        shard: Share of this job, from 0; None does all of them.
         carry: File (`*.prepared.zip`) that the prepared cohort is also written to, with 8-bit
             slices; `cohort.root=FILE` trains from it where the scans are not at hand.
         mean_reference: File (`*.npy`) that the mean histogram of the training groups' slices is
@@ -49,8 +52,22 @@ class PrepareConfig:
     workers: int | None = None
     check_only: bool = False
     progress: bool = True
+    shards: int = 1
+    shard: int | None = None
     carry: str | None = None
     mean_reference: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If there is no such shard.
+        """
+        if self.shards < 1 or not 0 <= (self.shard or 0) < self.shards:
+            raise ConfigError(
+                f"shard is a number from 0 to shards - 1, found shard {self.shard} of "
+                f"{self.shards}; set shards too, as in shards=8 shard=0"
+            )
 
 
 def run_preparation(config: PrepareConfig) -> str:
@@ -71,6 +88,21 @@ def run_preparation(config: PrepareConfig) -> str:
     cohort = open_locked(config.cohort, outputs, workers, config.progress)
     if config.check_only:
         return _checked(cohort, landmarks, workers, config.preprocess.slice_size)
+    if config.shard is not None:
+        done = prepare_shard(
+            cohort,
+            landmarks,
+            config.preprocess,
+            outputs,
+            shard=config.shard,
+            shards=config.shards,
+            workers=workers,
+            progress=config.progress,
+        )
+        return (
+            f"shard {config.shard} of {config.shards}: {done} of {len(cohort.scans)} scans are in "
+            "the cache; when all shards are, the same command without shards ends the work"
+        )
     preparation = prepare(
         cohort,
         landmarks,

@@ -36,7 +36,10 @@ def input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str
     try:
         return FileDigests(outputs / "cache" / "files.json").digests(files, workers)
     except OSError as error:
-        raise CohortError(f"cohort {cohort.name}: a file cannot be read: {error}") from error
+        raise CohortError(
+            f"cohort {cohort.name}: a file cannot be read ({error}); check its permissions, or put "
+            "it back"
+        ) from error
 
 
 def cohort_digest(
@@ -106,7 +109,7 @@ def save_cohort(
     """
     staged = [scan.staged for scan in scans if scan.staged is not None]
     records = [_slice_record(scan.record) for scan in scans]
-    images = np.stack([item.image for item in staged])
+    images = [item.image for item in staged]
     quality = _quality(scans, records, landmarks)
 
     def add_quality_control(unfinished: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.errors import CacheError
-from landmarking.storage import atomic_path, file_sha256, write_text
+from landmarking.storage import atomic_path, file_lock, file_sha256, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -182,22 +182,26 @@ class FileDigests:
 
     def __post_init__(self) -> None:
         """Read what is remembered; an unreadable or damaged memory is an empty one."""
+        self._known = self._read()
+
+    def _read(self) -> dict[str, list[Any]]:
         try:
             memory = json.loads(self.path.read_text(encoding="utf-8"))
             if memory["sha256"] != _sha256(canonical_json(memory["files"])):
                 raise ValueError("it does not have its checksum")
-            self._known = memory["files"]
+            return dict(memory["files"])
         except FileNotFoundError:
-            self._known = {}
+            return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be read (%s); files are hashed again", self.path, error)
-            self._known = {}
+            return {}
 
     def digests(self, files: Iterable[Path], workers: int = 1) -> dict[Path, str]:
         """SHA-256 by file; files that are new or changed are read, with `workers` threads.
 
         Raises:
             OSError: If a file cannot be read.
+            CacheError: If the memory cannot be written.
         """
         paths = list(dict.fromkeys(files))
         signatures = {path: _signature(path) for path in paths}
@@ -206,9 +210,21 @@ class FileDigests:
             with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
                 for path, digest in zip(stale, pool.map(file_sha256, stale), strict=True):
                     self._known[str(path)] = [*signatures[path], digest]
-            known = canonical_json(self._known)
-            write_text(self.path, json.dumps({"files": self._known, "sha256": _sha256(known)}))
+            self._remember({str(path): self._known[str(path)] for path in stale})
         return {path: str(self._known[str(path)][-1]) for path in paths}
+
+    def _remember(self, fresh: Mapping[str, list[Any]]) -> None:
+        # Shards of one cohort hash its files between them, each its own.
+        try:
+            with file_lock(self.path.with_suffix(".lock")):
+                self._known = {**self._known, **self._read(), **fresh}
+                known = canonical_json(self._known)
+                write_text(self.path, json.dumps({"files": self._known, "sha256": _sha256(known)}))
+        except OSError as error:
+            raise CacheError(
+                f"{self.path}: the cache cannot be written ({error}); free space, mend the "
+                "folder's permissions or choose another outputs folder"
+            ) from error
 
     def _remembered(self, path: Path, signature: list[int]) -> str | None:
         row = self._known.get(str(path))

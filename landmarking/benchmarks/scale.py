@@ -1,0 +1,168 @@
+"""What a cohort of UK Biobank's size costs: a cache and an index of real size, made and removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from landmarking.config import settings
+from landmarking.data.cache import Entry, StageCache, stage_key
+from landmarking.data.prepared import SliceRecord, load_prepared, save_prepared
+from landmarking.data.stages import STAGES
+from landmarking.errors import ConfigError
+from landmarking.landmarks import landmark_set
+
+_PIXELS = 150
+_KEPT_FREE = 8 * 10**9
+
+
+@dataclass
+class ScaleBenchmark:
+    """What to measure.
+
+    Attributes:
+        scans: Scans of the cohort.
+        looked_at: Entries of the cache that are read, of which the time of all is reckoned.
+        folder: Where everything is made and removed again; empty takes the system's own.
+    """
+
+    scans: int = 100_000
+    looked_at: int = 2_000
+    folder: str = ""
+
+
+def run(arguments: list[str]) -> str:
+    """Make entries and an index for a cohort, look them up, load them, and remove them.
+
+    Args:
+        arguments: `key=value` for the fields of `ScaleBenchmark`.
+
+    Returns:
+        A table in Markdown.
+
+    Raises:
+        ConfigError: If a key is unknown, a value has the wrong type or the disk is too small.
+    """
+    values = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))
+    chosen = settings(ScaleBenchmark, values)
+    parent = chosen.folder or tempfile.gettempdir()
+    needed = chosen.scans * 3 * _PIXELS * _PIXELS * 4 + _KEPT_FREE
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ConfigError(
+            f"{parent}: {free / 1e9:.0f} GB are free, {needed / 1e9:.0f} are needed; give another "
+            "folder= or fewer scans="
+        )
+    with tempfile.TemporaryDirectory(prefix="landmarking-", dir=parent) as folder:
+        rows = [*measure_cache(Path(folder), chosen), *measure_index(Path(folder), chosen.scans)]
+    lines = [f"{chosen.scans} scans", "", "| what | figure |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {what} | {figure} |" for what, figure in rows)])
+
+
+def measure_cache(folder: Path, chosen: ScaleBenchmark) -> list[tuple[str, str]]:
+    """Entries of all stages for every scan: bytes, files a folder, look-up and reading.
+
+    Args:
+        folder: Where the cache is made.
+        chosen: How many.
+    """
+    cache = StageCache(folder / "cache")
+    keys = [stage_key("scan", 1, number) for number in range(chosen.scans)]
+    _fill(cache, keys)
+    folders = list((cache.root / "intensity").iterdir())
+    most = max(len(os.listdir(path)) for path in folders)
+    whole = sum(path.stat().st_size for path in (folders[0]).iterdir()) * len(folders)
+    found, seconds = _timed(lambda: sum(cache.has("intensity", key) for key in keys))
+    sample = keys[:: max(1, len(keys) // chosen.looked_at)]
+    _, reading = _timed(lambda: [cache.get("intensity", key) for key in sample])
+    return [
+        ("folders of a stage, files in the fullest", f"{len(folders)}, {most}"),
+        ("files in the cache", f"{len(keys) * (len(STAGES) - 1 + 2)}"),
+        ("bytes of the finished slices, about", f"{whole / 1e9:.1f} GB"),
+        (f"looking up {found} entries", f"{seconds:.1f} s CPU"),
+        ("reading and checking an entry", f"{1e3 * reading / len(sample):.2f} ms CPU"),
+    ]
+
+
+def _fill(cache: StageCache, keys: list[str]) -> None:
+    # One entry of each stage is made as usual; the others are its bytes under their own names.
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 255, (_PIXELS, _PIXELS)).astype(np.float32)
+    values = {"qc": {f"figure_{n}": float(n) / 7 for n in range(24)}, "affine": np.eye(4).tolist()}
+    for stage in STAGES[1:]:
+        kept = image if stage in ("slice", "intensity") else None
+        first = cache.root / stage / keys[0][:2] / f"{keys[0]}.json"
+        cache.put(stage, keys[0], Entry(values, kept))
+        text = first.read_text(encoding="utf-8")
+        data = None if kept is None or stage == "slice" else first.with_suffix(".npy").read_bytes()
+        for key in keys[1:]:
+            path = cache.root / stage / key[:2] / f"{key}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text.replace(keys[0], key), encoding="utf-8")
+            if data is not None:
+                path.with_suffix(".npy").write_bytes(data)
+
+
+def measure_index(folder: Path, scans: int) -> list[tuple[str, str]]:
+    """A prepared cohort: writing, loading, memory.
+
+    Args:
+        folder: Where it is made.
+        scans: Slices in it.
+    """
+    landmarks = landmark_set("msp8")
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 255, (_PIXELS, _PIXELS)).astype(np.float32)
+    records = [SliceRecord(f"sub-{n:06d}", f"sub-{n:06d}", None, "train") for n in range(scans)]
+    points = np.broadcast_to(landmarks.template_mm, (scans, len(landmarks), 3))
+    _, writing = _timed(
+        lambda: save_prepared(
+            folder / "prepared",
+            name="scale",
+            simulated=True,
+            digest="0" * 64,
+            landmarks=landmarks,
+            images=[image] * scans,
+            points_mm=points + rng.normal(0, 1, points.shape),
+            pixel_to_world=np.broadcast_to(np.eye(4), (scans, 4, 4)),
+            records=records,
+            settings={},
+        )
+    )
+    index, images = ((folder / "prepared" / name) for name in ("index.json", "images.npy"))
+    before = _resident()
+    loaded, loading = _timed(lambda: load_prepared(folder / "prepared", verify=False))
+    memory = _resident() - before
+    _, checked = _timed(lambda: load_prepared(folder / "prepared"))
+    return [
+        ("index.json, images.npy", f"{_mb(index):.0f} MB, {_mb(images):.0f} MB"),
+        ("writing and loading the prepared cohort", f"{writing:.1f} s CPU"),
+        ("loading it without the slices' checksum", f"{loading:.1f} s CPU"),
+        ("loading it with the checksum", f"{checked:.1f} s CPU"),
+        ("memory of a loaded cohort, slices on the disk", f"{memory / 1e6:.0f} MB"),
+        ("memory of its slices on a training device", f"{loaded.images.nbytes / 1e6:.0f} MB"),
+    ]
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def _resident() -> int:
+    pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _mb(path: Path) -> float:
+    return path.stat().st_size / 1e6
