@@ -74,4 +74,6 @@ def facts_of(folder: Path) -> dict[str, Any]:
         folder: Of the run or study; its calibration has been read before.
     """
     values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return {key: values.get(key) for key in ("cohort", "groups", "simulated", "scans")}
+    return {
+        key: values.get(key) for key in ("cohort", "cohort_digest", "groups", "simulated", "scans")
+    }

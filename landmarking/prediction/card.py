@@ -97,18 +97,29 @@ def _member_line(member: Mapping[str, Any]) -> str:
     for key, title in (
         ("experiment", "experiment"),
         ("cohort", "cohort"),
-        ("people", "people trained on"),
         ("epochs", "epochs"),
         ("seed", "seed"),
     ):
         if member.get(key) is not None:
             parts.append(f"{title} {member[key]}")
-    augment = member.get("augment") or {}
-    if isinstance(augment, Mapping) and augment.get("kind"):
-        parts.append(f"augment {augment['kind']}")
+    parts += _people(member)
     if member.get("commit"):
         parts.append(f"commit {str(member['commit'])[:12]}")
     return ", ".join(parts)
+
+
+def _people(member: Mapping[str, Any]) -> Iterator[str]:
+    augment = member.get("augment")
+    kind = augment.get("kind") if isinstance(augment, Mapping) else None
+    painted = kind == "synth" and float(augment.get("share") or 0.0) >= 1.0 if augment else False
+    count = member.get("people")
+    if painted:
+        yield "every training image a newly painted person" + (f", {count} an epoch" * bool(count))
+        return
+    if count:
+        yield f"{count} people trained on"
+    if kind:
+        yield f"augment {kind}"
 
 
 def _calibration_line(facts: Mapping[str, Any]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landmarking.errors import ConfigError
 from landmarking.prediction.calibration import facts_of
@@ -56,7 +57,7 @@ def pack(path: Path, packing: Packing, cohorts: Sequence[PreparedCohort] = ()) -
         path: File to write, ending in `.zip`.
         packing: What to pack.
         cohorts: Prepared cohorts with truth to state the accuracy on; people whom a run has learnt
-            from are left out.
+            from, and groups that radii were calibrated on, are left out.
 
     Returns:
         The model as it is read back.
@@ -81,21 +82,22 @@ def pack(path: Path, packing: Packing, cohorts: Sequence[PreparedCohort] = ()) -
     card["accuracy"] = [
         row
         for cohort in cohorts
-        for row in accuracy_rows(packed, score(packed, cohort, _unseen(cohort, learnt)))
+        for row in accuracy_rows(packed, score(packed, cohort, _unseen(cohort, learnt, card)))
     ]
     write_package(path, model, card)
     return read_package(path)
 
 
-def _unseen(cohort: PreparedCohort, learnt: set[str]) -> Any:
-    return np.array(
-        [
-            index
-            for index, record in enumerate(cohort.records)
-            if not learnt & {record.participant_id, record.scan_id}
-        ],
-        dtype=np.int64,
-    )
+def _unseen(cohort: PreparedCohort, learnt: set[str], card: Mapping[str, Any]) -> NDArray[np.int64]:
+    calibrated = card["calibrated_on"] or {}
+    same = calibrated.get("cohort_digest") == cohort.digest
+    groups = calibrated.get("groups", ()) if same else ()
+    chosen = [
+        index
+        for index, record in enumerate(cohort.records)
+        if record.group not in groups and not learnt & {record.participant_id, record.scan_id}
+    ]
+    return np.array(chosen, dtype=np.int64)
 
 
 def _rounding_px(

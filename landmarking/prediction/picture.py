@@ -24,11 +24,11 @@ def draw_prediction(prediction: ScanPrediction, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.0, 6.4), dpi=110, facecolor="black")
+    figure = Figure(figsize=(11.2, 6.4), dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
-    _slice(figure.add_axes((0.005, 0.02, 0.565, 0.89)), prediction)
+    _slice(figure.add_axes((0.004, 0.02, 0.52, 0.89)), prediction)
     for bottom, section in zip((0.475, 0.02), prediction.sections, strict=False):
-        _section(figure.add_axes((0.555, bottom, 0.28, 0.42)), section)
+        _section(figure.add_axes((0.528, bottom, 0.25, 0.42)), section)
     _texts(figure, prediction)
     figure.savefig(path, format="png", metadata={"Software": None})
 
@@ -94,17 +94,17 @@ def _texts(figure: Any, prediction: ScanPrediction) -> None:
     figure.text(0.988, 0.955, verdict, color=colour, fontsize=11, va="center", ha="right")
     text = "\n".join(_table(prediction))
     figure.text(
-        0.832, 0.895, text, color="white", fontsize=7.5, va="top", family="DejaVu Sans Mono"
+        0.786, 0.895, text, color="white", fontsize=7.5, va="top", family="DejaVu Sans Mono"
     )
     reasons = [*prediction.flags, *(f"{x.name}: {r}" for x in looked for r in x.flags)]
-    lines = [part for reason in reasons for part in textwrap.wrap(reason, 30)]
-    figure.text(0.832, 0.05, "\n".join(lines[:14]), color=_LOOK, fontsize=7.5, va="bottom")
+    lines = [part for reason in reasons for part in textwrap.wrap(reason, 36)]
+    figure.text(0.786, 0.05, "\n".join(lines[:14]), color=_LOOK, fontsize=7.5, va="bottom")
 
 
 def _table(prediction: ScanPrediction) -> list[str]:
     lines = ["mm (RAS)    R     A     S"]
     if prediction.coverage is not None:
-        lines[0] += f"  +-{prediction.coverage:.0%}"
+        lines[0] += " radius"
     for landmark in prediction.landmarks:
         right, front, up = landmark.world_mm
         line = f"{landmark.name:<7}{right:6.1f}{front:6.1f}{up:6.1f}"
@@ -119,7 +119,9 @@ def _table(prediction: ScanPrediction) -> list[str]:
         value = prediction.quality.get(key)
         if isinstance(value, int | float):
             lines.append(f"{title:<14}{value:6.2f}")
-    return [*lines, "", *textwrap.wrap(f"model {prediction.model}", 26)]
+    if prediction.coverage is not None:
+        lines += ["", f"radius: {prediction.coverage:.0%} hold the truth"]
+    return [*lines, "", *textwrap.wrap(f"model {prediction.model}", 32)]
 
 
 def _grey(image: NDArray[np.float32]) -> NDArray[np.float64]:
