@@ -155,6 +155,8 @@ def _statistics(heads: Sequence[Shown]) -> Any:
     left.set(xlabel="intensity over white matter", ylabel="density", ylim=(0, 4))
     left.legend(fontsize=7)
     right.set(xlabel="spatial frequency, 1/mm", ylabel="power of the gradient, relative")
+    right.set_xticks([0.02, 0.05, 0.1, 0.2, 0.4], ["0.02", "0.05", "0.1", "0.2", "0.4"])
+    right.set_xticks([], minor=True)
     return figure
 
 
