@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def prepare_scan(job: Job) -> PreparedScan:
     try:
         with _quiet():
             staged = staged_slice(record.image, job.image_sha256, job.settings, job.cache)
-        tissues = _tissues(job, staged)
+        staged, tissues = _with_tissues(job, staged)
         if record.landmarks is None:
             return PreparedScan(record, staged, nowhere, tissues=tissues)
         points = _points_mm(record.image, record.landmarks, job)
@@ -101,10 +102,18 @@ def prepare_scan(job: Job) -> PreparedScan:
     return PreparedScan(record, staged, points, problem, tissues)
 
 
-def _tissues(job: Job, staged: StagedSlice) -> NDArray[np.uint8] | None:
-    if job.record.tissues is None:
-        return None
-    return staged_tissues(job.record.tissues, job.tissue_sha256, staged.geometry, job.cache)
+def _with_tissues(job: Job, staged: StagedSlice) -> tuple[StagedSlice, NDArray[np.uint8] | None]:
+    """The slice with the time that its tissue maps took, and the maps."""
+    files, sha256 = job.record.tissues, job.tissue_sha256
+    if files is None:
+        return staged, None
+    cached = job.cache.has(TISSUES, tissue_key(sha256, staged.geometry))
+    start = time.perf_counter()
+    maps = staged_tissues(files, sha256, staged.geometry, job.cache)
+    if cached:
+        return staged, maps
+    seconds = {**staged.seconds, TISSUES: time.perf_counter() - start}
+    return replace(staged, seconds=seconds), maps
 
 
 def is_finished(job: Job) -> bool:
