@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarking.cohort.phantom import PhantomSettings, Subject, anatomy, make_head
+from landmarking.cohort.person import anatomy
+from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
 from landmarking.cohort.phantom_cohort import planned_scans, write_head
 from landmarking.cohort.scanner import ScannerFrame, ScannerSettings
 from landmarking.cohort.shape_model import align_all, load_shape_model, read_people

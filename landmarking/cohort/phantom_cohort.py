@@ -21,7 +21,8 @@ from landmarking.cohort.bids import (
     write_description,
     write_participants,
 )
-from landmarking.cohort.phantom import Head, PhantomSettings, Subject, generator, make_head
+from landmarking.cohort.person import generator
+from landmarking.cohort.phantom import Head, PhantomSettings, Subject, make_head
 from landmarking.errors import CohortError
 from landmarking.landmarks import landmark_set, write_markups
 from landmarking.processes import map_processes

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.cohort.anatomy import Float32
-from landmarking.cohort.warps import SmoothField, smooth_field
+from landmarking.cohort.random_fields import SmoothField, smooth_field
 from landmarking.geometry import Array, rigid_matrix
 
 _SLAB = 8

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from landmarking.cohort.splines import MARGIN, basis
 from landmarking.errors import CohortError
 from landmarking.geometry import Array, apply_affine
 
 Float32 = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
-_MARGIN = 3
-"""Knots kept beyond the grid on each side, where the spline's end conditions have died out."""
 _CHUNK = 4096
 """Points carried at once, so that what is computed for them stays near the processor."""
 
@@ -45,7 +44,7 @@ class VoxelMap:
 
     def at(self, voxels: Array) -> Array:
         """Template mm, shape (N, 3), of voxel indices of shape (N, 3), which need not be whole."""
-        knots = (voxels / self.step + _MARGIN).T
+        knots = (voxels / self.step + MARGIN).T
         rest = [
             ndimage.map_coordinates(part, knots, order=3, mode="mirror", prefilter=False)
             for part in self.coefficients
@@ -71,7 +70,7 @@ class VoxelMap:
     @cached_property
     def _bases(self) -> list[Float32]:
         sizes = zip(self.shape, self.step, self.coefficients.shape[1:], strict=True)
-        return [_basis(*size) for size in sizes]
+        return [basis(*size) for size in sizes]
 
     @cached_property
     def _whole(self) -> Float32:
@@ -83,8 +82,8 @@ class VoxelMap:
     def jacobian(self, every: int = 2) -> Float32:
         """Volume ratio, subject to template, at every n-th voxel; positive where invertible."""
         sizes = list(zip(self.shape, self.step, self.coefficients.shape[1:], strict=True))
-        value = [_basis(*size)[::every] for size in sizes]
-        slope = [_basis(*size, derivative=True)[::every] for size in sizes]
+        value = [basis(*size)[::every] for size in sizes]
+        slope = [basis(*size, derivative=True)[::every] for size in sizes]
         columns = []
         for axis in range(3):
             bases = [slope[n] if n == axis else value[n] for n in range(3)]
@@ -121,64 +120,10 @@ class VoxelMap:
         raise CohortError(f"a phantom's warp cannot be undone: {np.abs(miss).max():.3g} mm remain")
 
 
-def _basis(size: int, step: float, count: int, *, derivative: bool = False) -> Float32:
-    """Cubic B-splines of the knots at all voxels of one axis, shape (size, count)."""
-    offset = np.arange(size)[:, None] / step + _MARGIN - np.arange(count)[None, :]
-    t = np.abs(offset)
-    if derivative:
-        inner, outer = 1.5 * t * t - 2.0 * t, -0.5 * (2.0 - t) ** 2
-        values = np.sign(offset) / step * np.where(t < 1, inner, np.where(t < 2, outer, 0.0))
-    else:
-        inner, outer = 2.0 / 3.0 - t * t + 0.5 * t**3, (2.0 - t) ** 3 / 6.0
-        values = np.where(t < 1, inner, np.where(t < 2, outer, 0.0))
-    return values.astype(np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class SmoothField:
-    """Smooth field over a voxel grid: a cubic spline.
-
-    Attributes:
-        along: B-splines of the knots at the voxels of the first axis, shape (I, G).
-        across: Values at the knots of the first axis, shape (G, J, K).
-    """
-
-    along: Float32
-    across: Float32
-
-    def planes(self, first: int = 0, last: int | None = None) -> Float32:
-        """Values at planes of the first axis, shape (last - first, J, K)."""
-        values: Float32 = np.tensordot(self.along[first:last], self.across, 1)
-        return values
-
-
-def smooth_field(
-    rng: np.random.Generator, shape: tuple[int, int, int], voxel_mm: Array, knot_mm: float
-) -> SmoothField:
-    """Draw a smooth field: normal coefficients, mean 0 and SD near 1.
-
-    Args:
-        rng: Source of chance.
-        shape: Voxels of the grid.
-        voxel_mm: Voxel size, shape (3,).
-        knot_mm: Knot distance, near half of the wavelength.
-    """
-    along, second, third = (
-        _basis(size, knot_mm / by, int(size * by / knot_mm) + 2 * _MARGIN)
-        for size, by in zip(shape, voxel_mm, strict=True)
-    )
-    weights = rng.standard_normal(
-        [basis.shape[1] for basis in (along, second, third)], dtype=np.float32
-    )
-    # A cubic B-spline series of unit noise has variance 0.479 along each axis, on average.
-    weights /= np.float32(0.479**1.5)
-    return SmoothField(along, np.asarray(second @ weights @ third.T, dtype=np.float32))
-
-
 def knots(shape: tuple[int, int, int], step: Array) -> Array:
     """Voxel indices of the knots that a `VoxelMap` needs, shape (GI, GJ, GK, 3)."""
     axes = [
-        (np.arange(int(np.ceil((size - 1) / by)) + 2 * _MARGIN + 1) - _MARGIN) * by
+        (np.arange(int(np.ceil((size - 1) / by)) + 2 * MARGIN + 1) - MARGIN) * by
         for size, by in zip(shape, step, strict=True)
     ]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
@@ -200,70 +145,6 @@ def fit_voxel_map(
         [ndimage.spline_filter(rest[..., axis], order=3, mode="mirror") for axis in range(3)]
     )
     return VoxelMap(affine, coefficients, np.asarray(step, dtype=np.float64), shape)
-
-
-@dataclass(frozen=True, eq=False)
-class RandomField:
-    """Smooth random displacement field on a lattice over the template's world.
-
-    Attributes:
-        values: Displacement in mm at the lattice points, shape (3, X, Y, Z).
-        origin_mm: World mm of the first lattice point, shape (3,).
-        spacing_mm: Distance of lattice points.
-    """
-
-    values: Array
-    origin_mm: Array
-    spacing_mm: float
-
-    def displaced(self, points_mm: Array, steps: int = 2) -> Array:
-        """Points, shape (N, 3), after flowing along the field in a number of small steps."""
-        points = np.array(points_mm, dtype=np.float64)
-        for _ in range(steps):
-            at = ((points - self.origin_mm) / self.spacing_mm).T
-            move = [
-                ndimage.map_coordinates(part, at, order=1, mode="nearest") for part in self.values
-            ]
-            points += np.stack(move, axis=-1) / steps
-        return points
-
-    def scaled(self, factor: float) -> RandomField:
-        """The same field with all displacements multiplied."""
-        return RandomField(factor * self.values, self.origin_mm, self.spacing_mm)
-
-    def undone(self, points_mm: Array, steps: int = 2) -> Array:
-        """Points that `displaced` sends to the given ones, shape (N, 3), to about 1e-4 mm."""
-        guess = np.array(points_mm, dtype=np.float64)
-        for _ in range(30):
-            guess += points_mm - self.displaced(guess, steps)
-        return guess
-
-
-def random_field(
-    rng: np.random.Generator,
-    low_mm: Array,
-    high_mm: Array,
-    scales: tuple[tuple[float, float], ...],
-    spacing_mm: float = 6.0,
-) -> RandomField:
-    """Sum of smooth random fields of several scales.
-
-    Args:
-        rng: Source of chance.
-        low_mm: Lower corner of the box, world mm, shape (3,).
-        high_mm: Upper corner, shape (3,).
-        scales: Pairs of smoothing length (Gaussian SD, mm) and displacement SD by component (mm).
-        spacing_mm: Lattice spacing; well below the smallest smoothing length.
-    """
-    size = tuple(int(n) for n in np.ceil((high_mm - low_mm) / spacing_mm) + 1)
-    values = np.zeros((3, *size))
-    for length_mm, sd_mm in scales:
-        for axis in range(3):
-            noise = ndimage.gaussian_filter(
-                rng.standard_normal(size), length_mm / spacing_mm, mode="reflect", truncate=3.0
-            )
-            values[axis] += sd_mm * noise / max(float(noise.std()), 1e-9)
-    return RandomField(values, np.asarray(low_mm, dtype=np.float64), spacing_mm)
 
 
 def landmark_flow(
