@@ -17,6 +17,7 @@ from landmarking.cohort.bids import (
     Participant,
     landmark_path,
     scan_path,
+    tissue_paths,
     write_description,
     write_participants,
 )
@@ -24,6 +25,7 @@ from landmarking.cohort.phantom import Head, PhantomSettings, Subject, make_head
 from landmarking.cohort.phantom_cohort import write_nifti
 from landmarking.cohort.scanner import ScannerSettings
 from landmarking.config import PROJECT, register_resolvers, settings
+from landmarking.data.prepared import load_prepared
 from landmarking.data.splits import read_split
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.evaluation.report import ReportConfig, run_report
@@ -110,7 +112,13 @@ def add_scan(
     person, session, file = what
     turn = rigid_matrix(0.4 * number, 0.0, -0.3 * number, np.full(3, 0.5 * number), (0, 0, 0))
     points = apply_affine(turn, head.landmarks_mm)
-    write_nifti(scan_path(root, person, session), head.data, turn @ head.affine)
+    image = scan_path(root, person, session)
+    write_nifti(image, head.data, turn @ head.affine)
+    if person == "sub-A":
+        for path, share in zip(
+            tissue_paths(root / "derivatives/segmented", image, root), head.tissues, strict=True
+        ):
+            write_nifti(path, share, turn @ head.affine)
     markups = landmark_path(root, person, session)
     if file == "markups":
         placed = dict(zip(ALL, points, strict=True))
@@ -135,7 +143,8 @@ def road(tmp_path_factory):
     slim = ("model=slim", "model.channels=[4,8,8]", "model.hidden=[16]", "trainer=cpu")
     quick = ("trainer.max_epochs=2", "trainer.enable_progress_bar=false", "batches.size=4")
     quiet = ("logger.tensorboard=false", "threads=1", "study=own", "run=ml")
-    train(settings(TrainingConfig, composed("train", *own, *slim, *quick, *quiet)))
+    painted = ("augment=synth", "augment.source=cohort")
+    train(settings(TrainingConfig, composed("train", *own, *slim, *quick, *quiet, *painted)))
     few = ("resamples=100", "permutations=100")
     values = composed("report", f"runs={place / 'own'}", *few)
     table = run_report(settings(ReportConfig, values))
@@ -156,6 +165,22 @@ def test_the_preparation_counts_every_scan(road):
     assert "simulated" not in road.summary
     for count in ("train 5", "HS 3", "DS 1"):
         assert count in road.summary
+
+
+def test_tissue_maps_go_along_where_there_are_any(road):
+    (folder,) = (road.run.parents[1] / "prepared").iterdir()
+    cohort = load_prepared(folder)
+    mapped = [
+        record.scan_id
+        for record, maps in zip(cohort.records, cohort.tissues, strict=True)
+        if maps[:3].any()
+    ]
+    assert mapped == ["sub-A_ses-01", "sub-A_ses-02", "sub-A_ses-03"]
+    for index in cohort.indices(["train"])[:3]:
+        # Colliculi and callosum touch fluid; the interhemispheric plane's middle is brain.
+        distance = cohort.tissues[index, 3] * 0.25 - 20.0
+        columns, rows = np.rint(cohort.points_px[index][[0, 6, 7]]).astype(int).T
+        assert (distance[rows, columns] < 0.0).all()
 
 
 def test_sessions_of_one_person_stay_on_one_side(road):
