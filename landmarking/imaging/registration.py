@@ -57,7 +57,7 @@ _KEEP_COARSE = 2
 _KEEP_FINE = 4
 """Fits at 8 mm, of twelve and of six degrees of freedom in turn, that are refined at 4 mm."""
 _SURE = 0.7
-"""Quality at 4 mm that ends the refinement: fits to a wrong place have stayed below 0.5."""
+"""Quality at 4 mm that ends the refinement: fits 2 mm or more off have stayed below it."""
 MIN_OVERLAP = 0.4
 
 
