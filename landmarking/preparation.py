@@ -15,10 +15,10 @@ from landmarking.data.cache import StageCache, stage_key
 from landmarking.data.carried import is_prepared, open_prepared
 from landmarking.data.jobs import Job, PreparedScan, is_finished, prepare_scan
 from landmarking.data.prepared import (
-    INDEX,
     PreparedCohort,
     load_prepared,
 )
+from landmarking.data.prepared_files import INDEX
 from landmarking.data.stages import key_settings, stage_versions
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings

@@ -17,12 +17,12 @@ from typing import Any
 from landmarking.data.cache import canonical_json
 from landmarking.data.prepared import (
     IMAGES,
-    INDEX,
     TISSUES,
     PreparedCohort,
     load_prepared,
     save_prepared,
 )
+from landmarking.data.prepared_files import INDEX
 from landmarking.errors import CacheError, CohortError
 from landmarking.landmarks import LandmarkSet
 from landmarking.storage import atomic_folder, atomic_path, file_lock, file_sha256

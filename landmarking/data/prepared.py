@@ -8,7 +8,6 @@ name and renamed, so it exists whole or not at all.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,16 +16,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.data.cache import canonical_json, stage_key
+from landmarking.data.cache import canonical_json
+from landmarking.data.prepared_files import (
+    AGAIN,
+    INDEX,
+    from_bytes,
+    landmarks_from_json,
+    landmarks_to_json,
+    mapped,
+    points_to_json,
+    read_index,
+    write_images,
+    write_index,
+)
 from landmarking.errors import CacheError, CohortError
 from landmarking.geometry import Array, SliceGeometry
-from landmarking.landmarks import Landmark, LandmarkSet
+from landmarking.landmarks import LandmarkSet
 from landmarking.storage import atomic_folder, file_sha256
 
-FORMAT = 1
-"""Version of the folder's layout; readers refuse others."""
-
-INDEX = "index.json"
 IMAGES = "images.npy"
 TISSUES = "tissues.npy"
 
@@ -168,32 +175,27 @@ def save_prepared(
         {
             **asdict(record),
             "pixel_to_world": pixel_to_world[index].tolist(),
-            "points_mm": _nan_to_none(points_mm[index]),
+            "points_mm": points_to_json(points_mm[index]),
             "scale": None,
         }
         for index, record in enumerate(records)
     ]
     body = {
-        "format": FORMAT,
         "name": name,
         "simulated": simulated,
         "digest": digest,
         "dtype": dtype,
-        "landmark_set": {
-            "name": landmarks.name,
-            "landmarks": [asdict(landmark) for landmark in landmarks.landmarks],
-        },
+        "landmark_set": landmarks_to_json(landmarks),
         "settings": json.loads(canonical_json(settings)),
         "slices": rows,
     }
     with atomic_folder(folder) as temporary:
-        _write_images(temporary / IMAGES, images, dtype, rows)
+        write_images(temporary / IMAGES, images, dtype, rows)
         body["images_sha256"] = file_sha256(temporary / IMAGES)
         if tissues is not None:
             np.save(temporary / TISSUES, tissues, allow_pickle=False)
             body["tissues_sha256"] = file_sha256(temporary / TISSUES)
-        body["index_sha256"] = stage_key("index", FORMAT, body)
-        (temporary / INDEX).write_text(json.dumps(body, indent=0) + "\n", encoding="utf-8")
+        write_index(temporary, body)
         if add_files is not None:
             add_files(temporary)
     return load_prepared(folder)
@@ -209,24 +211,22 @@ def load_prepared(folder: Path, *, verify: bool = True) -> PreparedCohort:
     Raises:
         CacheError: If it is missing, damaged, or of another version.
     """
-    body = _read_index(folder)
+    body = read_index(folder)
     try:
         return _opened(folder, body, verify)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         # A checksum vouches for bytes, not for who wrote them.
-        raise CacheError(
-            f"{folder / INDEX}: is no index of slices ({error!r}); {_AGAIN}"
-        ) from error
+        raise CacheError(f"{folder / INDEX}: is no index of slices ({error!r}); {AGAIN}") from error
 
 
 def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCohort:
-    images = _mapped(folder / IMAGES, body["images_sha256"] if verify else None, "slices")
+    images = mapped(folder / IMAGES, body["images_sha256"] if verify else None, "slices")
     rows = body["slices"]
     if body["dtype"] == "uint8":
-        images = _from_bytes(images, np.array([row["scale"] for row in rows], dtype=np.float32))
+        images = from_bytes(images, np.array([row["scale"] for row in rows], dtype=np.float32))
     pixel_to_world = np.array([row["pixel_to_world"] for row in rows], dtype=np.float64)
     points_mm = np.array([row["points_mm"] for row in rows], dtype=np.float64)
-    landmarks = _landmark_set(body["landmark_set"])
+    landmarks = landmarks_from_json(body["landmark_set"])
     shapes = (images.shape[:1], pixel_to_world.shape, points_mm.shape)
     count = len(rows)
     if images.ndim != 3 or shapes != ((count,), (count, 4, 4), (count, len(landmarks), 3)):
@@ -234,7 +234,7 @@ def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCoho
     tissues = None
     if "tissues_sha256" in body:
         sha256 = body["tissues_sha256"] if verify else None
-        tissues = _mapped(folder / TISSUES, sha256, "tissue maps")
+        tissues = mapped(folder / TISSUES, sha256, "tissue maps")
         if tissues.shape != (count, 4, *images.shape[1:]):
             raise ValueError(f"tissue maps of shape {tissues.shape} of {count} slices")
     return PreparedCohort(
@@ -256,92 +256,8 @@ def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCoho
     )
 
 
-def _mapped(path: Path, sha256: str | None, what: str) -> NDArray[Any]:
-    try:
-        if sha256 is not None and file_sha256(path) != sha256:
-            raise CacheError(f"{path}: the {what} do not have their checksum; {_AGAIN}")
-        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
-    return mapped
-
-
-_AGAIN = "remove the folder and run experiments/prepare.py again"
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CacheError(
-            f"{folder}: not a prepared cohort (no {INDEX}); make one with experiments/prepare.py"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
-    if not isinstance(body, dict) or body.get("format") != FORMAT:
-        found = body.get("format") if isinstance(body, dict) else type(body).__name__
-        raise CacheError(f"{path}: its format is {found!r}, this version reads {FORMAT}; {_AGAIN}")
-    checksum = body.pop("index_sha256", None)
-    if checksum != stage_key("index", FORMAT, body):
-        raise CacheError(f"{path}: the index does not have its checksum; {_AGAIN}")
-    return body
-
-
-def _landmark_set(data: Mapping[str, Any]) -> LandmarkSet:
-    return LandmarkSet(
-        data["name"],
-        tuple(
-            Landmark(
-                **{
-                    **row,
-                    "aliases": tuple(row["aliases"]),
-                    "template_mm": tuple(row["template_mm"]),
-                }
-            )
-            for row in data["landmarks"]
-        ),
-    )
-
-
 def _to_pixels(pixel_to_world: Array, points_mm: Array) -> Array:
     # One inverse and one product a slice, written as a whole: (N, 4, 4) with (N, L, 3).
     inverse = np.linalg.inv(pixel_to_world)
     mapped = np.einsum("nij,nlj->nli", inverse[:, :2, :3], points_mm)
     return np.asarray(mapped + inverse[:, None, :2, 3])
-
-
-def _nan_to_none(points: Array) -> list[list[float | None]]:
-    return [[None if math.isnan(value) else value for value in row] for row in points.tolist()]
-
-
-def _write_images(
-    path: Path,
-    images: NDArray[np.float32] | Sequence[NDArray[np.float32]],
-    dtype: Literal["float32", "uint8"],
-    rows: Sequence[dict[str, Any]],
-) -> None:
-    # One by one into the file: 100,000 slices take 9 GB, and once in memory is enough.
-    shape = (len(images), *np.shape(images[0]))
-    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-    for index, image in enumerate(images):
-        one = np.asarray(image, dtype=np.float32)
-        if dtype == "uint8":
-            levels, scales = _to_bytes(one[None])
-            stored[index], rows[index]["scale"] = levels[0], scales[0].tolist()
-        else:
-            stored[index] = one
-    stored.flush()
-
-
-def _to_bytes(images: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    low = images.min(axis=(1, 2))
-    step = (images.max(axis=(1, 2)) - low) / np.float32(255)
-    scale = np.stack([low, step], axis=1).astype(np.float32)
-    divisor = np.where(step > 0, step, np.float32(1))
-    levels = np.rint((images - low[:, None, None]) / divisor[:, None, None])
-    return np.clip(levels, 0, 255).astype(np.uint8), scale
-
-
-def _from_bytes(images: NDArray[np.uint8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(images * scale[:, 1, None, None] + scale[:, 0, None, None], dtype=np.float32)

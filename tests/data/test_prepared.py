@@ -6,12 +6,12 @@ import pytest
 
 from landmarking.data.prepared import (
     IMAGES,
-    INDEX,
     TISSUES,
     SliceRecord,
     load_prepared,
     save_prepared,
 )
+from landmarking.data.prepared_files import INDEX
 from landmarking.errors import CacheError, CohortError
 from landmarking.geometry import rigid_matrix
 from landmarking.landmarks import landmark_set
