@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,22 @@ from landmarking.prediction.batch import Outcome
 from landmarking.prediction.command import STARTED
 
 
-def startup_s() -> float:
-    """Seconds on the clock since the command began."""
-    return time.perf_counter() - STARTED
+@dataclass(frozen=True)
+class Startup:
+    """What passed before the first scan.
+
+    Attributes:
+        wall_s: Seconds on the clock since the command began.
+        cpu_s: Processor time of the process.
+    """
+
+    wall_s: float
+    cpu_s: float
+
+
+def startup() -> Startup:
+    """What has passed by now."""
+    return Startup(time.perf_counter() - STARTED, time.process_time())
 
 
 def make_folder(output: Path) -> None:
@@ -61,7 +75,7 @@ def progress_bar(options: argparse.Namespace, total: int) -> Iterator[Callable[[
 
 
 def print_end(
-    options: argparse.Namespace, lines: Sequence[str], outcomes: Sequence[Outcome], started_s: float
+    options: argparse.Namespace, lines: Sequence[str], outcomes: Sequence[Outcome], started: Startup
 ) -> int:
     """Print the summary on stdout and what failed on stderr.
 
@@ -69,14 +83,14 @@ def print_end(
         options: `quiet` and `timing`.
         lines: What there is to say of the scans.
         outcomes: All scans.
-        started_s: What `startup_s` gave before the first scan.
+        started: What `startup` gave before the first scan.
 
     Returns:
         The exit status.
     """
     said = list(lines)
     if options.timing:
-        said += timing_lines(outcomes, started_s)
+        said += timing_lines(outcomes, started)
     if not options.quiet:
         said.append(summary_line(outcomes))
     sys.stdout.write("".join(f"{line}\n" for line in said))
@@ -110,15 +124,15 @@ def summary_line(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes) - failed - reused} done, {reused} finished before, {failed} failed"
 
 
-def timing_lines(outcomes: Sequence[Outcome], started_s: float) -> list[str]:
+def timing_lines(outcomes: Sequence[Outcome], started: Startup) -> list[str]:
     """Start-up, mean seconds by stage, and the most memory that a process used.
 
     Args:
         outcomes: Scans; those that failed or were finished before do not count.
-        started_s: Seconds on the clock from the command's start to the first scan.
+        started: What `startup` gave before the first scan.
     """
     fresh = [outcome for outcome in outcomes if outcome.record and not outcome.reused]
-    lines = [f"start-up {started_s:.1f} s on the clock, once"]
+    lines = [f"start-up {started.cpu_s:.1f} s of one core, once; on the clock {started.wall_s:.1f}"]
     if not fresh:
         return lines
     every = [outcome.seconds for outcome in fresh]

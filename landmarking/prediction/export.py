@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from landmarking.data.batches import normalise_batch
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array
-from landmarking.prediction.model import LandmarkModel
+from landmarking.prediction.model import LandmarkModel, points_and_spread
 from landmarking.storage import atomic_path, write_text
 
 AGREE_MM = 0.01
@@ -63,7 +63,7 @@ class SliceToPoints(nn.Module):
     def forward(self, slices: Tensor) -> tuple[Tensor, Tensor]:
         """Slices (B, 1, H, W) to slice pixels (B, L, 2) and doubt in pixels (B, L)."""
         answers = [
-            _with_spread(network, normalise_batch(slices, how))
+            points_and_spread(network, normalise_batch(slices, how))
             for network, how in zip(self.networks, self.normalisations, strict=True)
         ]
         points, doubts = [], []
@@ -73,15 +73,6 @@ class SliceToPoints(nn.Module):
             points.append(places.mean(dim=0))
             doubts.append(_doubt(places, spreads))
         return torch.stack(points, dim=1), torch.stack(doubts, dim=1)
-
-
-def _with_spread(network: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
-    with_spread: Any = getattr(network, "with_spread", None)
-    if with_spread is not None:
-        points, spread = with_spread(batch)
-        return points, spread
-    points = network(batch)
-    return points, torch.full_like(points[..., 0], torch.nan)
 
 
 def _doubt(places: Tensor, spreads: Tensor) -> Tensor:

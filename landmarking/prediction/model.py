@@ -20,7 +20,10 @@ from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+_AT_ONCE = 32
+"""Slices that a network sees together; each is still predicted by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +152,27 @@ def _answer(member: Member, images: NDArray[np.float32]) -> tuple[Array, Array]:
             f"{images.shape[1]} x {images.shape[2]}; use the preprocess of its own run"
         )
     how = "none" if member.settings["normalisation"] == "none" else "image"
-    batch = torch.from_numpy(normalise_images(images, how))[:, None]
+    slices = torch.from_numpy(normalise_images(images, how))[:, None]
     with torch.inference_mode():
-        with_spread = getattr(member.network, "with_spread", None)
-        if with_spread is not None:
-            points, spread = with_spread(batch)
-        else:
-            points = member.network(batch)
-            spread = torch.full(points.shape[:2], torch.nan)
+        # Few at once, so that memory does not grow with the cohort.
+        parts = [points_and_spread(member.network, part) for part in torch.split(slices, _AT_ONCE)]
+    points, spread = (torch.cat(part) for part in zip(*parts, strict=True))
     return points.double().numpy(), spread.double().numpy()
+
+
+def points_and_spread(network: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Ask a network for points and, where it has any, for the spread of its heatmaps.
+
+    Args:
+        network: In evaluation mode.
+        batch: Normalised slices, shape (B, 1, H, W).
+
+    Returns:
+        Slice pixels, shape (B, L, 2), and spread in pixels, shape (B, L), NaN where there is none.
+    """
+    with_spread: Any = getattr(network, "with_spread", None)
+    if with_spread is not None:
+        points, spread = with_spread(batch)
+        return points, spread
+    points = network(batch)
+    return points, points[..., 0] * float("nan")

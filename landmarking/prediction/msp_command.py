@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from landmarking.errors import ConfigError
@@ -16,7 +17,7 @@ from landmarking.prediction.console import (
     print_end,
     progress_bar,
     scan_line,
-    startup_s,
+    startup,
 )
 from landmarking.prediction.files import write_dataset
 from landmarking.prediction.inputs import find_scans
@@ -44,17 +45,17 @@ def run(options: argparse.Namespace) -> int:
         MspJob(target, output, options.spacing, not options.no_images, options.overwrite)
         for target in targets
     ]
-    started_s = startup_s()
+    started = startup()
     with progress_bar(options, len(jobs)) as advance:
         outcomes = run_jobs(jobs, msp_job, finished, options.workers, advance)
     if options.bids:
         write_dataset(output)
     if options.json:
-        body = {"startup_s": started_s, "scans": [outcome_json(each) for each in outcomes]}
+        body = {"startup": asdict(started), "scans": [outcome_json(each) for each in outcomes]}
         sys.stdout.write(json.dumps(body, allow_nan=False) + "\n")
         return exit_status(outcomes)
     lines = [] if options.quiet else [_line(outcome) for outcome in outcomes if outcome.record]
-    return print_end(options, lines, outcomes, started_s)
+    return print_end(options, lines, outcomes, started)
 
 
 def _line(outcome: Outcome) -> str:

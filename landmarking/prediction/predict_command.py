@@ -20,7 +20,7 @@ from landmarking.prediction.console import (
     print_end,
     progress_bar,
     scan_line,
-    startup_s,
+    startup,
 )
 from landmarking.prediction.files import TABLE, read_record, write_dataset, write_table
 from landmarking.prediction.inputs import Target, find_scans
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         # Before an hour of work, not after it.
         read_landmarks(Path(file))
     jobs = _jobs(options, targets, output)
-    started_s = startup_s()
+    started = startup()
     with progress_bar(options, len(jobs)) as advance:
         outcomes = run_jobs(jobs, predict_job, finished, options.workers, advance)
     table = _write_tables(options, output)
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         for miss in compare(outcome.record, Path(file))
     ]
     if options.json:
-        body = {"table": str(table), "startup_s": started_s}
+        body = {"table": str(table), "startup": asdict(started)}
         scans = [outcome_json(outcome) for outcome in outcomes]
         errors = {"errors": [asdict(miss) for miss in misses]} if options.truth else {}
         _print_json({**body, "scans": scans, **errors})
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     lines = [] if options.quiet else [_line(outcome) for outcome in outcomes if outcome.record]
     lines += ["", comparison_text(misses), ""] if misses else []
     lines += [] if options.quiet else [f"table: {table}"]
-    return print_end(options, lines, outcomes, started_s)
+    return print_end(options, lines, outcomes, started)
 
 
 def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) -> list[PredictJob]:
