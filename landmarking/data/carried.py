@@ -1,6 +1,7 @@
 """A prepared cohort as one small file, to train on a machine that has no scans.
 
-The file is a ZIP of the prepared folder with 8-bit slices: 2,000 of 150 x 150 take under 45 MB.
+The file is a ZIP of the prepared folder with 8-bit slices: 2,000 of 150 x 150 take under 45 MB, and
+40 MB more where they have tissue maps.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from landmarking.data.cache import canonical_json
 from landmarking.data.prepared import (
@@ -55,7 +59,10 @@ def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
             carried = Path(folder, "cohort")
-            save_prepared(carried, **prepared.content(), dtype="uint8")
+            content = prepared.content()
+            if prepared.tissues is not None:
+                content["tissues"] = _rounded(prepared.tissues)
+            save_prepared(carried, **content, dtype="uint8")
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name in (INDEX, IMAGES, *([] if prepared.tissues is None else [TISSUES])):
                     # A fixed date, so that the bytes depend on the content alone.
@@ -64,6 +71,15 @@ def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
                     archive.writestr(entry, (carried / name).read_bytes())
     except OSError as error:
         raise CacheError(f"{path}: cannot be written ({error})") from error
+
+
+def _rounded(tissues: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Tissue maps with shares in 16 levels and distances in whole millimetres, which pack well."""
+    steps = np.array([17, 17, 17, 4], dtype=np.float32)[:, None, None]
+    rounded = np.empty(tissues.shape, dtype=np.uint8)
+    for before, after in zip(tissues, rounded, strict=True):
+        after[:] = np.minimum(np.rint(before / steps) * steps, 255.0)
+    return rounded
 
 
 def unpack_prepared(path: Path, folder: Path) -> PreparedCohort:

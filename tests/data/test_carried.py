@@ -46,7 +46,9 @@ def test_a_cohort_is_carried_whole_but_for_half_a_grey_level(cohort, tmp_path):
     assert (np.abs(carried.images - cohort.images) <= 0.501 * step).all()
     np.testing.assert_array_equal(carried.points_px, cohort.points_px)
     assert (carried.digest, carried.records) == (cohort.digest, cohort.records)
-    np.testing.assert_array_equal(carried.tissues, cohort.tissues)
+    off = np.abs(carried.tissues.astype(int) - cohort.tissues).max(axis=(0, 2, 3))
+    # Half a sixteenth of a share, and half a millimetre in quarters.
+    assert off.tolist() == [8, 8, 8, 2]
 
 
 def test_a_cohort_without_tissue_maps_is_carried_without_them(cohort, tmp_path):
