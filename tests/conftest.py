@@ -69,8 +69,10 @@ def make_cohort(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prepa
         seed: int = 0,
         scans_per_person: int = 1,
         missing: tuple[tuple[int, int], ...] = (),
+        settings: dict[str, Any] | None = None,
     ) -> PreparedCohort:
         arrays = synthetic_arrays(train, test, size, seed, scans_per_person)
+        arrays["settings"] = settings or {}
         for scan, landmark in missing:
             arrays["points_mm"][scan, landmark] = np.nan
         return save_prepared(tmp_path_factory.mktemp("prepared") / "cohort", **arrays)

@@ -13,6 +13,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from landmarking.data.stages import key_settings
+from landmarking.imaging.pipeline import PreprocessSettings
+
 PROJECT = Path(__file__).resolve().parents[2]
 NODE = Path(__file__).with_name("node.sh")
 LANDMARKS = "AC,PC,ICS,PMJ,CUL,IMS,GENU,SPLE"
@@ -40,7 +43,7 @@ def node(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def prepared(make_cohort) -> Path:
-    return Path(make_cohort(size=48).folder)
+    return Path(make_cohort(size=48, settings=key_settings(PreprocessSettings())).folder)
 
 
 def sweep(prepared: Path, outputs: Path, launcher: str, landmarks: str = LANDMARKS) -> list[str]:
