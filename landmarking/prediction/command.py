@@ -105,7 +105,7 @@ def _version() -> str:
 def _command(commands: Commands, name: str, text: str, run: str) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
-        help=text.split(". ")[0].rstrip("."),
+        help=text.split(". ")[0].rstrip(".").replace("%", "%%"),
         description=text,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

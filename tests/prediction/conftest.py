@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -12,10 +12,14 @@ import pytest
 import torch
 import yaml
 
+from landmarking.geometry import LEFT, Plane
+from landmarking.imaging.midsagittal import MidsagittalPlane
 from landmarking.imaging.pyramid import block_average
+from landmarking.imaging.registration import Registration
 from landmarking.imaging.template import load_template
 from landmarking.landmarks import landmark_set
 from landmarking.models.module import LandmarkModule
+from landmarking.prediction import predictor
 from landmarking.prediction.model import LandmarkModel
 from landmarking.prediction.runs import model_from_runs
 from landmarking.training import save_model
@@ -179,3 +183,14 @@ def head_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("scans") / "head_T1w.nii.gz"
     nib.save(nib.Nifti1Image(np.asarray(data, np.float32), affine), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def known_stages() -> Iterator[None]:
+    """The head lies in the common space: what the slow stages would find; they have their tests."""
+    registration = Registration(np.eye(4), 0.9, True, "rigid")
+    plane = MidsagittalPlane(Plane(LEFT, 0.0), 0.9, 0.05, np.zeros(3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "register_stage", lambda *_: registration)
+        patch.setattr(predictor, "plane_stage", lambda *_: plane)
+        yield

@@ -11,7 +11,7 @@ from landmarking.prediction.predictor import predict_scan
 
 
 def test_the_call_takes_paths_and_names_and_gives_what_the_pipeline_gives(
-    head_file, run_folder, model
+    head_file, run_folder, model, known_stages
 ):
     found = landmarking.predict(str(head_file), model=str(run_folder))
     expected = predict_scan(head_file, model)
