@@ -120,7 +120,11 @@ def _table(prediction: ScanPrediction) -> list[str]:
         if isinstance(value, int | float):
             lines.append(f"{title:<14}{value:6.2f}")
     if prediction.coverage is not None:
-        lines += ["", f"radius: {prediction.coverage:.0%} hold the truth"]
+        lines += [
+            "",
+            f"radius: {prediction.coverage:.0%}, for people like",
+            "those of the calibration",
+        ]
     return [*lines, "", *textwrap.wrap(f"model {prediction.model}", 32)]
 
 
