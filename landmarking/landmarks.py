@@ -172,7 +172,9 @@ def read_landmarks(path: Path) -> dict[str, Array]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LandmarkError(f"{path}: cannot be read as text ({error})") from error
+        raise LandmarkError(
+            f"{path}: cannot be read as text ({error}); save the points again from Slicer"
+        ) from error
     if name.endswith(".json"):
         return _read_markups(path, text)
     if name.endswith(".fcsv"):
@@ -210,7 +212,10 @@ def _read_fcsv(path: Path, text: str) -> dict[str, Array]:
     rows = []
     for cells in csv.reader(body):
         if len(cells) < 12:
-            raise LandmarkError(f"{path}: an .fcsv row has 14 columns, found {','.join(cells)!r}")
+            raise LandmarkError(
+                f"{path}: an .fcsv row has 14 columns, found {','.join(cells)!r}; save the points "
+                "again from Slicer"
+            )
         rows.append((cells[11], cells[1:4]))
     return _to_world(path, frame, rows)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +81,15 @@ def measure_cache(folder: Path, chosen: ScaleBenchmark) -> list[tuple[str, str]]
     _fill(cache, keys)
     folders = list((cache.root / "intensity").iterdir())
     most = max(len(os.listdir(path)) for path in folders)
-    whole = sum(path.stat().st_size for path in (folders[0]).iterdir()) * len(folders)
+    entry = cache.root / "intensity" / keys[0][:2] / f"{keys[0]}.json"
+    size = entry.stat().st_size + entry.with_suffix(".npy").stat().st_size
     found, seconds = _timed(lambda: sum(cache.has("intensity", key) for key in keys))
     sample = keys[:: max(1, len(keys) // chosen.looked_at)]
     _, reading = _timed(lambda: [cache.get("intensity", key) for key in sample])
     return [
         ("folders of a stage, files in the fullest", f"{len(folders)}, {most}"),
         ("files in the cache", f"{len(keys) * (len(STAGES) - 1 + 2)}"),
-        ("bytes of the finished slices, about", f"{whole / 1e9:.1f} GB"),
+        ("bytes of a finished slice in the cache", f"{size / 1e3:.1f} kB"),
         (f"looking up {found} entries", f"{seconds:.1f} s CPU"),
         ("reading and checking an entry", f"{1e3 * reading / len(sample):.2f} ms CPU"),
     ]
@@ -139,9 +141,12 @@ def measure_index(folder: Path, scans: int) -> list[tuple[str, str]]:
         )
     )
     index, images = ((folder / "prepared" / name) for name in ("index.json", "images.npy"))
-    before = _resident()
     loaded, loading = _timed(lambda: load_prepared(folder / "prepared", verify=False))
-    memory = _resident() - before
+    tracemalloc.start()
+    again = load_prepared(folder / "prepared", verify=False)
+    memory = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(again) == scans
     _, checked = _timed(lambda: load_prepared(folder / "prepared"))
     return [
         ("index.json, images.npy", f"{_mb(index):.0f} MB, {_mb(images):.0f} MB"),
@@ -157,11 +162,6 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     start = time.process_time()
     result = work()
     return result, time.process_time() - start
-
-
-def _resident() -> int:
-    pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _mb(path: Path) -> float:

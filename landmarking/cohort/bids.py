@@ -104,7 +104,9 @@ def read_participants(root: Path) -> dict[str, Participant]:
     problems: list[str] = []
     people = people_of_table(root / "participants.tsv", "", problems)
     if problems:
-        raise CohortError(f"{root}: participants.tsv cannot be used:", tuple(problems))
+        raise CohortError(
+            f"{root}: participants.tsv cannot be used; mend these (docs/data.md):", tuple(problems)
+        )
     return people
 
 

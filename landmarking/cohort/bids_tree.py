@@ -79,7 +79,9 @@ def read_cohort(root: Path, *, name: str | None = None, layout: Layout | None = 
         problems.append("there is no scan: sub-*/[ses-*/]anat/*_T1w.nii.gz matches nothing")
     simulated = _simulated(root / "dataset_description.json", problems)
     if problems:
-        raise CohortError(f"{root} is not a cohort that can be read:", tuple(problems))
+        raise CohortError(
+            f"{root} is not a cohort that can be read; mend these (docs/data.md):", tuple(problems)
+        )
     kept = tuple(scan for scan in scans if not people[scan.participant_id].exclude)
     return Cohort(name or root.resolve().name, root, kept, simulated)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import zipfile
@@ -17,7 +16,6 @@ from mutations import Target
 from omegaconf import OmegaConf
 
 from landmarking.cohort.bids_tree import read_cohort
-from landmarking.cohort.slices import read_slice_image, read_slice_points, read_slices
 from landmarking.config import settings
 from landmarking.data.cache import Entry, FileDigests, StageCache, stage_key
 from landmarking.data.carried import pack_prepared, unpack_prepared
@@ -89,7 +87,7 @@ def landmark_files(work: Path) -> Iterator[Target]:
 
 
 def tables(work: Path) -> Iterator[Target]:
-    """participants.tsv, dataset_description.json, slices.tsv, points and pictures of slices."""
+    """participants.tsv and dataset_description.json."""
     root = work / "tree"
     for person in ("sub-01", "sub-02"):
         (root / person / "anat").mkdir(parents=True)
@@ -116,32 +114,6 @@ def tables(work: Path) -> Iterator[Target]:
     yield Target(name, people, in_tree(name, people), "p.tsv")
     name = "dataset_description.json"
     yield Target(name, description, in_tree(name, description), "d.json", ("json", "text", "bytes"))
-    drawn = work / "drawn"
-    for folder in ("images", "landmarks"):
-        (drawn / folder).mkdir(parents=True)
-    for number in (1, 2):
-        (drawn / "images" / f"s{number}.png").write_bytes(_png())
-    good = b"slice_id\tparticipant_id\tgroup\tage\ns1\tp1\ttrain\t30\ns2\tp2\tHS\tn/a\n"
-
-    def read_drawn(path: Path) -> object:
-        shutil.copy(path, drawn / "slices.tsv")
-        return read_slices(drawn)
-
-    yield Target("slices.tsv", good, read_drawn, "s.tsv")
-    text = "\n".join(f"{name} {50 + i}.5 {60 + i}.25" for i, name in enumerate(MSP8.names))
-    yield Target("points of a slice", text.encode(), lambda p: read_slice_points(p, MSP8), "p.txt")
-    yield Target(
-        "picture of a slice", _png(), lambda p: read_slice_image(p, 32), "i.png", ("bytes",)
-    )
-
-
-def _png() -> bytes:
-    import matplotlib.image
-
-    buffer = io.BytesIO()
-    grey = np.random.default_rng(0).random((32, 32))
-    matplotlib.image.imsave(buffer, grey, cmap="gray", format="png")
-    return buffer.getvalue()
 
 
 def caches(work: Path) -> Iterator[Target]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import signal
 import tempfile
@@ -49,15 +48,22 @@ def last_part(bench: Bench, share: float) -> int:
     [
         (0.55, starts.send(signal.SIGKILL)),
         (0.95, starts.send(signal.SIGINT)),
-        (0.8, starts.fail(errno.ENOSPC)),
     ],
-    ids=["killed", "stopped", "full"],
+    ids=["killed", "stopped"],
 )
 def test_a_run_that_was_disturbed_ends_as_if_it_had_not_been(bench, share, act):
     trouble = starts.Trouble(last_part(bench, share), act)
     verdict = bench.run(Fault("quick", f"{share}", "prepared", "train", trouble=trouble))
     assert verdict.survived, (verdict.result, verdict.detail)
     assert verdict.first != "finished", "something was disturbed"
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_space(bench):
+    trouble = starts.Trouble(start=starts.file_limit(20_000))
+    verdict = bench.run(Fault("quick", "full", "prepared", "train", trouble=trouble))
+    assert (verdict.result, verdict.first) == ("same", "status 2")
+    assert "File too large" in verdict.detail
+    assert "free space" in verdict.detail
 
 
 def test_a_damaged_table_is_not_taken_for_numbers(bench):

@@ -205,7 +205,7 @@ def _wrong(ended: Ended) -> str:
 
 _WAYS_OUT = (
     "again|choose|free |remove|set |check|copy|mend|train|name |give|replace|goes on|take|export|"
-    "save|keep|did you mean|must|needs|one of|add|state|between|at least|make"
+    "save|keep|did you mean|keys: |correct |must|needs|one of|add|state|between|at least|make"
 )
 
 
