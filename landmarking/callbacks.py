@@ -165,7 +165,7 @@ class History(Callback):
         assert isinstance(pl_module, LandmarkModule)
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch,
-            "train_loss_px": torch.stack(pl_module.train_loss).mean(),
+            "train_loss_px": _over_processes(trainer, torch.stack(pl_module.train_loss).mean()),
             "learning_rate": self._rate,
         }
         if pl_module.validation_loss:
@@ -196,7 +196,8 @@ class History(Callback):
             known = {name: row[key] for key, name in names.items() if key in row}
             _log(trainer, known, int(row["epoch"]))
         groups = [f"{group.name}_error_mm" for group in self.evaluation.groups]
-        write_history(self.path, self.rows, groups)
+        if trainer.is_global_zero:
+            write_history(self.path, self.rows, groups)
 
 
 def write_history(path: Path, rows: list[dict[str, float]], extra: list[str]) -> None:
@@ -239,8 +240,20 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, every so many epochs; the last one is left to the finished model."""
         if due(trainer, self.every) and trainer.current_epoch + 1 != trainer.max_epochs:
+            if not trainer.is_global_zero:
+                # Lightning lets the first process write, and all of them wait for it.
+                trainer.save_checkpoint(self.path)
+                return
             with atomic_path(self.path) as temporary:
                 trainer.save_checkpoint(temporary)
+
+
+def _over_processes(trainer: pl.Trainer, loss: Tensor) -> Tensor:
+    if trainer.world_size == 1:
+        return loss
+    reduced = trainer.strategy.reduce(loss, reduce_op="mean")
+    assert isinstance(reduced, Tensor)
+    return reduced
 
 
 def _log(trainer: pl.Trainer, metrics: Mapping[str, float], epoch: int) -> None:

@@ -6,9 +6,7 @@ import logging
 import os
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,8 +30,9 @@ from landmarking.evaluation.predictions import RunIdentity
 from landmarking.models.module import LandmarkModule, OptimizerConfig
 from landmarking.models.schedule import ScheduleConfig
 from landmarking.preparation import ensure_prepared
-from landmarking.processes import available_cores
+from landmarking.processes import available_cores, this_rank
 from landmarking.provenance import provenance
+from landmarking.quiet import quiet
 from landmarking.results import cohort_images, mean_errors, write_results
 from landmarking.run_folder import RunFolder, State
 from landmarking.storage import file_lock
@@ -61,7 +60,9 @@ class RunResult:
     errors_mm: Mapping[str, tuple[float, float]]
 
     def summary(self) -> str:
-        """One line for the console."""
+        """One line for the console; empty where another process has the results."""
+        if not self.errors_mm:
+            return ""
         did = {State.NEW: "trained", State.STARTED: "resumed", State.FINISHED: "already finished"}
         groups = ", ".join(
             f"{group} {error:.2f} mm (no skill {floor:.2f})"
@@ -110,6 +111,8 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
     facts |= {"cohort_digest": cohort.digest, "split_digest": data.split.digest}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
+    if this_rank():
+        return _take_part(config, data)
     try:
         # Equal runs that start together wait for each other, and find the second's work done.
         with file_lock(_lock(config)):
@@ -122,6 +125,16 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
             "the same command goes on from the last checkpoint, or set outputs=DIR"
         ) from error
     return RunResult(folder.path, state, mean_errors(folder.predictions))
+
+
+def _take_part(config: TrainingConfig, data: LandmarkDataModule) -> RunResult:
+    # One of several processes that train one model: all files are the first one's.
+    folder = config.folder
+    if folder.predictions.exists() and not config.overwrite:
+        return RunResult(folder.path, State.FINISHED, {})
+    resume = folder.last.exists()
+    _fit(config, data, folder, resume=resume)
+    return RunResult(folder.path, State.STARTED if resume else State.NEW, {})
 
 
 def _lock(config: TrainingConfig) -> Path:
@@ -205,6 +218,8 @@ def _fit(
         except SIGTERMException:
             # Lightning's own leaves with status 0, as if the run were finished.
             sys.exit(f"{folder.path}: stopped; the same command goes on from the last checkpoint")
+    if this_rank():
+        return module
     decisive = ("model", "optimizer", "schedule", "batches", "speed", "trainer")
     shown = {key: value for key, value in config.plain().items() if key in decisive}
     shown |= {"model_label": config.model_label, "landmark": config.landmark, "seed": config.seed}
@@ -276,25 +291,6 @@ def _test_groups(config: TrainingConfig, data: LandmarkDataModule) -> tuple[Test
         points = np.asarray(cohort.points_px[chosen][:, data.columns])
         groups.append(TestGroup(name, images, points, metric))
     return tuple(groups)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's banners, and its warnings about choices made here, from the console."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # Lightning 2.6 calls a part of torch 2.13 that is on its way out.
-        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-        # Losses are logged by epoch, so the interval between logged steps does not matter.
-        warnings.filterwarnings("ignore", "The number of training batches", UserWarning)
-        # Slices lie on the device: there is nothing for worker processes to do.
-        warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)
-        # On a cluster's login node, or under sbatch without srun: one process is what is wanted.
-        warnings.filterwarnings("ignore", "The `srun` command is available", UserWarning)
-        # A benchmark trains without validation.
-        warnings.filterwarnings("ignore", "You defined a `validation_step`", UserWarning)
-        yield
 
 
 def train(config: TrainingConfig) -> RunResult:

@@ -22,7 +22,7 @@ from landmarking.data.batches import DeviceBatches, EpochOrder
 from landmarking.data.datamodule import BatchConfig
 from landmarking.errors import ConfigError
 from landmarking.models.module import LandmarkModule
-from landmarking.training import quiet
+from landmarking.quiet import quiet
 
 PROTOCOL_SCANS = round(0.7 * 1837)
 """Scans of one epoch of the paper's protocol."""
@@ -136,7 +136,7 @@ def plain_rate(
         if epoch == 1:
             start = config.now()
         total = 0.0
-        for batch_images, batch_points in loader:
+        for batch_images, batch_points, _ in loader:
             predicted = network(batch_images.to(device)).reshape(len(batch_images), -1, 2)
             distance = (predicted - batch_points.to(device)).pow(2).sum(-1).sqrt()
             loss = distance.mean()

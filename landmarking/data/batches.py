@@ -24,10 +24,12 @@ class Batch(NamedTuple):
     Attributes:
         images: Normalised slices, shape (B, 1, H, W).
         points_px: Slice pixels (x, y), shape (B, L, 2); NaN where a landmark is missing.
+        weight: Of its loss; one, unless several processes share a batch.
     """
 
     images: Tensor
     points_px: Tensor
+    weight: float = 1.0
 
 
 def normalise_batch(images: Tensor, how: str) -> Tensor:
@@ -116,6 +118,8 @@ class DeviceBatches:
         drop_last: bool = False,
         augmentation: Augmentation | None = None,
         subjects: Tensor | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         """Hold the tensors.
 
@@ -129,6 +133,8 @@ class DeviceBatches:
             drop_last: Leave out a last batch that is not full.
             augmentation: What changes a batch before it is seen.
             subjects: Numbers of the N slices within the cohort, which the augmentation goes by.
+            rank: Which of several processes this is; each sees its share of every batch.
+            world: Number of processes that train one model.
         """
         self.images = images
         self.points_px = points_px
@@ -138,6 +144,7 @@ class DeviceBatches:
         self.augmentation = augmentation
         self.subjects = torch.arange(len(images)) if subjects is None else subjects
         self.drop_last = drop_last and order.count >= size
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         whole, rest = divmod(self.sampler.count, self.size)
@@ -145,7 +152,10 @@ class DeviceBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.sampler.order().to(self.images.device, non_blocking=True)
-        for chosen in torch.split(order, self.size)[: len(self)]:
+        for whole in torch.split(order, self.size)[: len(self)]:
+            share, weight = self._share(whole)
+            # What is normalised by the batch needs all of it.
+            chosen = whole if self.normalisation == "batch" else whole[share]
             images = self.images.index_select(0, chosen)
             points_px = self.points_px.index_select(0, chosen)
             if self.augmentation is not None:
@@ -155,4 +165,17 @@ class DeviceBatches:
                 )
             if self.augmentation is not None or self.normalisation == "batch":
                 images = normalise_batch(images, self.normalisation)
-            yield Batch(images, points_px)
+            if self.normalisation == "batch":
+                images, points_px = images[share], points_px[share]
+            yield Batch(images, points_px, weight)
+
+    def _share(self, whole: Tensor) -> tuple[slice, float]:
+        if self.world == 1:
+            return slice(None), 1.0
+        known = torch.isfinite(self.points_px.index_select(0, whole)).all(dim=-1).sum(dim=-1)
+        share = slice(self.rank, None, self.world)
+        if self.rank >= len(whole):
+            # Every process has to take part in every step.
+            return slice(0, 1), 0.0
+        # Gradients are averaged over processes; so weighted, that is the gradient of the batch.
+        return share, self.world * int(known[share].sum()) / max(1, int(known.sum()))

@@ -154,6 +154,8 @@ class LandmarkDataModule(pl.LightningDataModule):
             drop_last=drop_last,
             augmentation=self.augmentation if side == "train" else None,
             subjects=torch.from_numpy(self.train_indices) if side == "train" else None,
+            rank=self.trainer.global_rank if self.trainer and side == "train" else 0,
+            world=self.trainer.world_size if self.trainer and side == "train" else 1,
         )
 
 

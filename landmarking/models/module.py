@@ -121,7 +121,7 @@ class LandmarkModule(pl.LightningModule):
             predicted, penalty = self(batch.images, with_penalty=True)
         else:
             predicted, penalty = self(batch.images), 0.0
-        loss = self.loss(predicted, batch.points_px)
+        loss = self.loss(predicted, batch.points_px) * batch.weight
         self.train_loss.append(self._per_landmark(loss.detach()))
         # A regulariser of the network's own counts in the gradient, not in the recorded loss.
         total: Tensor = loss + penalty

@@ -70,3 +70,30 @@ def test_a_constant_slice_becomes_zero():
     assert torch.equal(
         normalise_batch(torch.full((1, 1, 3, 3), 7.0), "image"), torch.zeros(1, 1, 3, 3)
     )
+
+
+@pytest.mark.parametrize("normalisation", ["image", "batch"])
+@pytest.mark.parametrize("world", [2, 3])
+def test_shares_of_processes_make_up_every_batch_and_its_gradient(normalisation, world):
+    images = torch.randn(7, 1, 4, 4)
+    points = torch.randn(7, 3, 2)
+    points[2, 1] = float("nan")
+
+    def batches(rank, world):
+        order = EpochOrder(7, shuffle=True, seed=0)
+        how = {"size": 3, "normalisation": normalisation}
+        return list(DeviceBatches(images, points, order, **how, rank=rank, world=world))
+
+    whole, shares = batches(0, 1), [batches(rank, world) for rank in range(world)]
+    for number, batch in enumerate(whole):
+        parts = [share[number] for share in shares]
+        kept = [part for part in parts if part.weight]
+        assert sum(len(part.images) for part in kept) == len(batch.images)
+        assert sorted(torch.cat([part.images for part in kept]).sum((1, 2, 3)).tolist()) == (
+            pytest.approx(sorted(batch.images.sum((1, 2, 3)).tolist()), abs=1e-5)
+        )
+        # The mean over processes of each one's weighted mean is the mean over the batch.
+        means = [part.points_px.nanmean() * part.weight for part in parts]
+        assert torch.stack(means).mean() == pytest.approx(
+            batch.points_px.nanmean().item(), abs=1e-5
+        )

@@ -1,0 +1,48 @@
+"""Two processes that train one model: Lightning's own strategy, one set of files, one loss."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+
+from landmarking.config import PROJECT
+from landmarking.data.stages import key_settings
+from landmarking.imaging.pipeline import PreprocessSettings
+
+
+def test_two_processes_leave_the_files_of_one_and_see_its_first_losses(make_cohort, tmp_path):
+    made = make_cohort(train=9, size=48, settings=key_settings(PreprocessSettings()))
+    common = [
+        sys.executable,
+        str(PROJECT / "experiments" / "train.py"),
+        "experiment=demo_ml",
+        "logger=none",
+        "cohort=bids",
+        f"cohort.root={made.folder}",
+        "trainer.max_epochs=3",
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+        "callbacks.history_every=1",
+        "callbacks.checkpoint_every=1",
+        "batches.size=4",
+        "model.channels=[4,8]",
+        "model.hidden=[16]",
+        "model.pools=2",
+        "model.dropout=0.0",
+        "threads=1",
+    ]
+    two = ["trainer.devices=2", "trainer.strategy=ddp"]
+    runs = {}
+    for name, more in (("one", []), ("two", two)):
+        done = subprocess.run(
+            [*common, *more, f"outputs={tmp_path / name}"], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout.count("trained")) == (0, 1), done.stderr
+        runs[name] = tmp_path / name / "demo" / "ml-seed0"
+    folders = list(runs.values())
+    files = [{str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in folders]
+    assert files[0] == files[1]
+    rows = [np.genfromtxt(folder / "history.csv", delimiter=",")[1:, 1:4] for folder in folders]
+    np.testing.assert_allclose(rows[0][0, 0], rows[1][0, 0], rtol=1e-4)
