@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from landmarking.callbacks import CallbacksConfig
 from landmarking.cohort.sources import CohortConfig
@@ -137,8 +138,17 @@ class TrainingConfig:
         return RunFolder(Path(self.outputs) / self.study / self.run_name)
 
     def plain(self) -> dict[str, Any]:
-        """The resolved configuration as plain values, as config.yaml keeps it."""
-        values = OmegaConf.to_container(OmegaConf.structured(self), resolve=True)
+        """The resolved configuration as plain values, as config.yaml keeps it.
+
+        Raises:
+            ConfigError: If a value does not fit its type.
+        """
+        try:
+            values = OmegaConf.to_container(OmegaConf.structured(self), resolve=True)
+        except OmegaConfBaseException as error:
+            # A mapping in place of a list passes the schema, and is found here.
+            key = getattr(error, "full_key", "")
+            raise ConfigError(f"{key}: {str(error).splitlines()[0]}; correct the value") from error
         assert isinstance(values, dict)
         return {str(key): value for key, value in values.items()}
 
