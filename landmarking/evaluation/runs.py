@@ -105,7 +105,8 @@ class Run:
         if not path.is_file():
             return {}
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # Opened here: numpy leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError) as error:
             raise PredictionsError(
