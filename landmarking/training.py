@@ -27,6 +27,7 @@ from landmarking.data.prepared import PreparedCohort
 from landmarking.data.splits import write_split
 from landmarking.errors import ConfigError
 from landmarking.evaluation.predictions import RunIdentity
+from landmarking.memory import keep_freed_memory
 from landmarking.models.module import LandmarkModule, OptimizerConfig
 from landmarking.models.schedule import ScheduleConfig
 from landmarking.preparation import ensure_prepared
@@ -177,6 +178,8 @@ def _identity(config: TrainingConfig, data: LandmarkDataModule) -> RunIdentity:
 def _fit(
     config: TrainingConfig, data: LandmarkDataModule, folder: RunFolder, *, resume: bool
 ) -> LandmarkModule:
+    if config.speed.keep_memory:
+        keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     elif "SLURM_CPUS_PER_TASK" in os.environ:

@@ -45,11 +45,13 @@ class SpeedConfig:
         channels_last: Memory layout of images and convolutions.
         compile: Compile the network in place.
         compile_mode: Mode of `torch.compile`; `reduce-overhead` captures CUDA graphs.
+        keep_memory: Keep the memory that a step frees for the next one; matters on a CPU.
     """
 
     channels_last: bool = False
     compile: bool = False
     compile_mode: str = "default"
+    keep_memory: bool = True
 
 
 @dataclass
