@@ -62,5 +62,7 @@ def test_place_and_normalisation_do_not(changed):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     cohort = replace(COHORT, scans=(replace(SCAN, image=tmp_path / "absent.nii"),))
-    with pytest.raises(CohortError, match=r"demo: a file cannot be read .*absent\.nii.*put it back"):
+    with pytest.raises(
+        CohortError, match=r"demo: a file cannot be read .*absent\.nii.*put it back"
+    ):
         input_digests(cohort, tmp_path, 1)
