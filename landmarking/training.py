@@ -39,7 +39,7 @@ from landmarking.run_folder import RunFolder, State
 from landmarking.storage import file_lock
 from landmarking.tensorboard import Pictures, log_final
 from landmarking.training_config import TrainingConfig
-from landmarking.transfer import load_model
+from landmarking.transfer import start_from
 
 __all__ = ["RunResult", "TrainingConfig", "run_training", "train"]
 
@@ -258,22 +258,6 @@ def save_model(module: LandmarkModule, path: Path) -> None:
 
 def _plain_fields(config: OptimizerConfig | ScheduleConfig) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
-
-
-def start_from(module: LandmarkModule, run: Path) -> None:
-    """Give a module the weights of a finished run.
-
-    Raises:
-        ConfigError: If the run has no model, or one of another shape.
-    """
-    weights = load_model(RunFolder(run)).network.state_dict()
-    try:
-        module.network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"adapt.start: the model of {run} does not fit; take its model, landmarks and "
-            f"preprocess ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def _tensorboard(config: TrainingConfig, folder: RunFolder) -> Any:

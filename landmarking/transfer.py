@@ -160,6 +160,22 @@ def load_model(folder: RunFolder) -> LandmarkModule:
     return module.eval()
 
 
+def start_from(module: LandmarkModule, run: Path) -> None:
+    """Give a module the weights of a finished run.
+
+    Raises:
+        ConfigError: If the run has no model, or one of another shape.
+    """
+    weights = load_model(RunFolder(run)).network.state_dict()
+    try:
+        module.network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"adapt.start: the model of {run} does not fit; take its model, landmarks and "
+            f"preprocess ({str(error).splitlines()[0]})"
+        ) from error
+
+
 def evaluate_run(
     folder: RunFolder, trained: TrainingConfig, cohort: PreparedCohort, config: TransferConfig
 ) -> RunFolder:
