@@ -68,6 +68,8 @@ class Trouble:
 
 def warm_up() -> None:
     """Import what the commands import, so that forks need not."""
+    # Byte code written on a first import would count as file operations of that start alone.
+    sys.dont_write_bytecode = True
     os.environ["OMP_NUM_THREADS"] = "1"
     import hydra._internal.hydra  # noqa: F401
     import matplotlib.pyplot  # noqa: F401

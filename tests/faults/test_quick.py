@@ -47,7 +47,7 @@ def last_part(bench: Bench, share: float) -> int:
     ("share", "act"),
     [
         (0.55, starts.send(signal.SIGKILL)),
-        (0.95, starts.send(signal.SIGINT)),
+        (0.85, starts.send(signal.SIGINT)),
     ],
     ids=["killed", "stopped"],
 )
