@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.config import PROJECT, settings
 from landmarking.data.augment import Augmentation, build_augmentation
 from landmarking.data.augment_config import AugmentConfig
@@ -66,9 +67,7 @@ def run(arguments: list[str]) -> str:
     Raises:
         ConfigError: If a key is unknown.
     """
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    assert isinstance(values, dict)
-    chosen = settings(AugmentBenchmark, {str(k): v for k, v in values.items()}, "benchmark")
+    chosen = read_arguments(AugmentBenchmark, arguments, "benchmark")
     torch.set_num_threads(chosen.threads)
     lines = [
         (

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from scipy import ndimage
 
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.benchmarks.registration import LandmarkedHead, real_heads
-from landmarking.config import PROJECT, settings
+from landmarking.config import PROJECT
 from landmarking.geometry import Array
 from landmarking.imaging.intensity import Reference, match_histogram, normalise
 from landmarking.imaging.levels import Mask
@@ -76,9 +76,7 @@ def run(arguments: list[str]) -> str:
     Raises:
         ConfigError: If a key is unknown or a value has the wrong type.
     """
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    assert isinstance(values, dict)
-    chosen = settings(IntensityBenchmark, {str(key): value for key, value in values.items()})
+    chosen = read_arguments(IntensityBenchmark, arguments)
     heads = list(real_heads(Path(PROJECT / chosen.heads)))
     if not heads:
         return f"Real heads: skipped, there is no folder {chosen.heads}."

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from scipy import ndimage
 
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.benchmarks.posed_heads import PosedHead, posed_heads
 from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
-from landmarking.config import PROJECT, settings
+from landmarking.config import PROJECT
 from landmarking.geometry import Array, Plane
 from landmarking.imaging.levels import Level
 from landmarking.imaging.midsagittal import (
@@ -99,9 +99,7 @@ def run(arguments: list[str]) -> str:
     Raises:
         ConfigError: If a key is unknown or a value has the wrong type.
     """
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    assert isinstance(values, dict)
-    chosen = settings(MspBenchmark, {str(key): value for key, value in values.items()}, "msp")
+    chosen = read_arguments(MspBenchmark, arguments, "msp")
     groups = real_heads(PROJECT / chosen.heads)
     if chosen.phantoms > 0:
         groups.append(("phantoms", _phantoms(chosen)))

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from omegaconf import OmegaConf
 from scipy import ndimage
 
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.benchmarks.registration import (
     LandmarkedHead,
     RegistrationBenchmark,
     phantom_heads,
     real_heads,
 )
-from landmarking.config import PROJECT, settings
+from landmarking.config import PROJECT
 from landmarking.geometry import Array, Plane, SliceGeometry, apply_affine
 from landmarking.imaging.pipeline import (
     PreprocessSettings,
@@ -64,9 +64,7 @@ def run(arguments: list[str]) -> str:
     Raises:
         ConfigError: If a key is unknown or a value has the wrong type.
     """
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    assert isinstance(values, dict)
-    chosen = settings(PipelinePictures, {str(key): value for key, value in values.items()})
+    chosen = read_arguments(PipelinePictures, arguments)
     paths = []
     for name, head in _heads(PROJECT / chosen.heads):
         path = PROJECT / chosen.outputs / f"pipeline-{name}.png"

@@ -11,16 +11,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-from omegaconf import OmegaConf
 
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.cohort.bids import Cohort
 from landmarking.cohort.bids_tree import read_cohort
 from landmarking.cohort.phantom import PhantomSettings
 from landmarking.cohort.phantom_cohort import write_phantom_cohort
-from landmarking.config import PROJECT, settings
+from landmarking.config import PROJECT
 from landmarking.data.prepared import SliceRecord, load_prepared, save_prepared
 from landmarking.data.stages import STAGES
 from landmarking.imaging.pipeline import PreprocessSettings
@@ -77,8 +76,7 @@ def run(arguments: list[str]) -> str:
         ConfigError: If a key is unknown or a value has the wrong type.
         CohortError: If a scan cannot be used.
     """
-    values = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))
-    chosen = settings(PrepareBenchmark, values)
+    chosen = read_arguments(PrepareBenchmark, arguments)
     with tempfile.TemporaryDirectory(prefix="landmarking-") as name:
         parts, folder = [], Path(name)
         if chosen.root or chosen.scans:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import OmegaConf
 
-from landmarking.config import PROJECT, settings
+from landmarking.benchmarks.arguments import read_arguments
+from landmarking.config import PROJECT
 from landmarking.errors import ConfigError
 from landmarking.storage import atomic_path
 
@@ -40,9 +40,7 @@ def run(arguments: list[str]) -> str:
     Raises:
         ConfigError: If an argument is unknown or a run has no history.
     """
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    assert isinstance(values, dict)
-    config = settings(RecipeCurves, {str(key): value for key, value in values.items()})
+    config = read_arguments(RecipeCurves, arguments)
     curves = {"paper's recipe": history(config.paper), "fast recipe": history(config.fast)}
     draw(curves, Path(config.picture))
     rows = ["| recipe | epochs | first, px | last, px | lowest, px |", "|---|---|---|---|---|"]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from scipy import ndimage
 
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.benchmarks.msp import REAL_HEADS
 from landmarking.benchmarks.posed_heads import scanned
 from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
-from landmarking.config import PROJECT, settings
+from landmarking.config import PROJECT
 from landmarking.geometry import Array, apply_affine, rigid_matrix
 from landmarking.imaging.pipeline import PreprocessSettings, plane_stage, register_stage
 from landmarking.imaging.pipeline import slice_geometry as lay_slice
@@ -110,11 +110,7 @@ def run(arguments: list[str]) -> str:
     Raises:
         ConfigError: If a key is unknown or a value has the wrong type.
     """
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    assert isinstance(values, dict)
-    chosen = settings(
-        RegistrationBenchmark, {str(key): value for key, value in values.items()}, "registration"
-    )
+    chosen = read_arguments(RegistrationBenchmark, arguments, "registration")
     folder = PROJECT / chosen.heads
     outcomes = [
         measure(head, number, chosen.seed)

@@ -10,12 +10,11 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
-from landmarking.config import settings
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.data.cache import Entry, StageCache, stage_key
 from landmarking.data.prepared import SliceRecord, load_prepared, save_prepared
 from landmarking.data.stages import STAGES
@@ -53,8 +52,7 @@ def run(arguments: list[str]) -> str:
     Raises:
         ConfigError: If a key is unknown, a value has the wrong type or the disk is too small.
     """
-    values = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))
-    chosen = settings(ScaleBenchmark, values)
+    chosen = read_arguments(ScaleBenchmark, arguments)
     parent = chosen.folder or tempfile.gettempdir()
     needed = chosen.scans * 3 * _PIXELS * _PIXELS * 4 + _KEPT_FREE
     free = shutil.disk_usage(parent).free

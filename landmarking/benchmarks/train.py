@@ -15,11 +15,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from landmarking.config import settings
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.data.batches import DeviceBatches, EpochOrder
 from landmarking.data.datamodule import BatchConfig
 from landmarking.errors import ConfigError
@@ -78,9 +77,7 @@ def run(arguments: list[str]) -> str:
     Raises:
         ConfigError: If an argument is unknown or of the wrong type.
     """
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    assert isinstance(values, dict)
-    config = settings(TrainBenchmark, {str(key): value for key, value in values.items()})
+    config = read_arguments(TrainBenchmark, arguments)
     if config.threads:
         torch.set_num_threads(config.threads)
     rows = [
