@@ -41,6 +41,10 @@ class LostTasks(Callback):
         self.every_s = every_s
         self._over = threading.Event()
 
+    def __reduce__(self) -> tuple[type[LostTasks], tuple[str, float]]:
+        """The tasks get a copy of every callback: one that watches nothing yet."""
+        return type(self), (str(self.folder), self.every_s)
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Begin to watch what is submitted from now on."""
         before = set(_tasks(self.folder))

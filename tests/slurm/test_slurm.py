@@ -82,9 +82,17 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def until(condition: Callable[[], object], what: str) -> None:
+def finished(command: list[str]) -> str:
+    """What a command prints that has to succeed."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def until(condition: Callable[[], object], what: str, sweeping: subprocess.Popen[str]) -> None:
     end = time.monotonic() + PATIENCE_S
     while not condition():
+        assert sweeping.poll() is None, f"the sweep ended before {what}: {sweeping.communicate()}"
         assert time.monotonic() < end, f"waited in vain until {what}"
         time.sleep(0.2)
 
@@ -108,7 +116,7 @@ def task_of(outputs: Path, run: str) -> str:
 def table(outputs: Path) -> str:
     command = [sys.executable, str(PROJECT / "experiments" / "report.py")]
     command += [f"runs={outputs / 'demo'}", "resamples=100", "permutations=100"]
-    subprocess.run(command, check=True, capture_output=True)
+    finished(command)
     return (outputs / "demo" / "report" / "tables" / "table1.csv").read_text()
 
 
@@ -117,18 +125,19 @@ def test_eight_runs_of_which_one_is_killed_and_queued_again_equal_the_local_ones
 ):
     there, here = tmp_path / "slurm", tmp_path / "local"
     sweeping = start(sweep(prepared, there, "slurm"))
-    until(lambda: list(there.glob("demo/*/checkpoints/last.ckpt")), "a run has a checkpoint")
-    victim = next(there.glob("demo/*/checkpoints/last.ckpt")).parents[1]
+    checkpoints = "demo/*/checkpoints/last.ckpt"
+    until(lambda: list(there.glob(checkpoints)), "a run has a checkpoint", sweeping)
+    victim = next(there.glob(checkpoints)).parents[1]
     task = task_of(there, victim.name)
     subprocess.run(["scontrol", "requeue", task], check=True)
-    until(lambda: task not in queue("RUNNING,COMPLETING"), "the run is killed")
+    until(lambda: task not in queue("RUNNING,COMPLETING"), "the run is killed", sweeping)
     assert not (victim / "predictions.csv").exists()
     out, err = sweeping.communicate(timeout=PATIENCE_S)
     assert sweeping.returncode == 0, out + err
     logs = "".join(path.read_text() for path in there.rglob(".submitit/*/*_log.out"))
     assert logs.count(": resumed;") == 1
     assert logs.count(": trained;") == 7
-    subprocess.run(sweep(prepared, here, "sequential"), check=True, capture_output=True)
+    finished(sweep(prepared, here, "sequential"))
     runs = sorted(path.parent.name for path in here.glob("demo/*/predictions.csv"))
     assert len(runs) == 8
     for run in runs:
@@ -142,7 +151,7 @@ def test_eight_runs_of_which_one_is_killed_and_queued_again_equal_the_local_ones
 def test_a_pending_task_that_is_cancelled_is_said_and_the_next_start_does_it(prepared, tmp_path):
     command = sweep(prepared, tmp_path, "slurm", "AC,PC,ICS")
     sweeping = start(command)
-    until(lambda: len(queue("PENDING,RUNNING")) == 3, "three tasks are submitted")
+    until(lambda: len(queue("PENDING,RUNNING")) == 3, "three tasks are submitted", sweeping)
     last = max(queue("PENDING,RUNNING"))
     subprocess.run(["scancel", last], check=True)
     _, err = sweeping.communicate(timeout=PATIENCE_S)
@@ -151,14 +160,14 @@ def test_a_pending_task_that_is_cancelled_is_said_and_the_next_start_does_it(pre
     assert "the same command does again what is missing" in err
     assert "Traceback" not in err
     assert len(list(tmp_path.glob("demo/*/predictions.csv"))) == 2
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    finished(command)
     assert len(list(tmp_path.glob("demo/*/predictions.csv"))) == 3
 
 
 def test_a_task_that_is_killed_outright_is_said_too(prepared, tmp_path):
     sweeping = start(sweep(prepared, tmp_path, "slurm", "AC,PC"))
-    until(lambda: list(tmp_path.glob("demo/*-AC-*/checkpoints/last.ckpt")), "AC has a checkpoint")
+    checkpoint = tmp_path / "demo" / "sl-AC-seed0" / "checkpoints" / "last.ckpt"
+    until(checkpoint.exists, "AC has a checkpoint", sweeping)
     task = next(name for name in queue("RUNNING") if name.endswith("_0"))
     subprocess.run(["scancel", "--signal=KILL", "--full", task], check=True)
     _, err = sweeping.communicate(timeout=PATIENCE_S)
@@ -190,19 +199,17 @@ def drawn_slices(root: Path) -> Path:
 
 def test_shards_of_a_cohort_meet_in_the_cache(tmp_path):
     root = drawn_slices(tmp_path / "drawn")
-    common = [sys.executable, str(PROJECT / "experiments" / "prepare.py"), "cohort=slices"]
-    common += [f"cohort.root={root}", "workers=1", "progress=false"]
-    shards = ["-m", "launcher=slurm", "shards=4", "shard=range(0,4)"]
+    prepare = [sys.executable, str(PROJECT / "experiments" / "prepare.py")]
+    common = ["cohort=slices", f"cohort.root={root}", "workers=1", "progress=false"]
+    shards = ["launcher=slurm", "shards=4", "shard=range(0,4)"]
     shards += ["hydra.launcher.partition=test", "hydra.launcher.cpus_per_task=1"]
     shards += ["hydra.launcher.mem_gb=null", f"outputs={tmp_path / 'shared'}"]
-    subprocess.run([*common, *shards], check=True, capture_output=True)
+    finished([*prepare, "-m", *common, *shards])
     made = list((tmp_path / "shared" / "cache" / "intensity").rglob("*.npy"))
     assert len(made) == 12
-    done = subprocess.run(
-        [*common, f"outputs={tmp_path / 'shared'}"], check=True, capture_output=True, text=True
-    )
-    assert "all from the cache" in done.stdout
-    subprocess.run([*common, f"outputs={tmp_path / 'alone'}"], check=True, capture_output=True)
+    out = finished([*prepare, *common, f"outputs={tmp_path / 'shared'}"])
+    assert "all from the cache" in out
+    finished([*prepare, *common, f"outputs={tmp_path / 'alone'}"])
     for name in ("images.npy", "index.json", "qc.csv"):
         (ours,) = (tmp_path / "alone").glob(f"prepared/*/{name}")
         (theirs,) = (tmp_path / "shared").glob(f"prepared/*/{name}")
