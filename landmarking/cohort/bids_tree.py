@@ -10,8 +10,7 @@ Layout: Brain Imaging Data Structure, bids-specification.readthedocs.io.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from landmarking.cohort.bids import (
     tissue_paths,
 )
 from landmarking.errors import CohortError
+from landmarking.storage import parse_json
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _landmark_files(
     placed: dict[str, Path] = {}
     folder = root / "derivatives" / layout.landmarks
     for suffix in layout.suffixes:
-        for path in sorted(folder.rglob(f"*{suffix}")):
+        for path in sorted(_visible(folder.rglob(f"*{suffix}"))):
             stem = _scan_of(path.name.removesuffix(suffix), known)
             if stem in placed:
                 problems.append(
@@ -103,6 +103,11 @@ def _landmark_files(
                 )
             placed.setdefault(stem, path)
     return placed
+
+
+def _visible(paths: Iterable[Path]) -> Iterator[Path]:
+    """Without what begins with a dot: files under way, and what other systems put beside files."""
+    return (path for path in paths if not path.name.startswith("."))
 
 
 def _scan_of(stem: str, known: Sequence[str]) -> str:
@@ -120,7 +125,7 @@ def _scan_of(stem: str, known: Sequence[str]) -> str:
 def _scans(root: Path, people: Mapping[str, Participant], problems: list[str]) -> list[ScanRecord]:
     scans: dict[str, ScanRecord] = {}
     found = [*root.glob("sub-*/anat/*"), *root.glob("sub-*/ses-*/anat/*")]
-    for path in sorted(found):
+    for path in sorted(_visible(found)):
         suffix = next((end for end in SCAN_SUFFIXES if path.name.endswith(end)), None)
         if suffix is None:
             continue
@@ -183,7 +188,7 @@ def _simulated(path: Path, problems: list[str]) -> bool:
     if not path.exists():
         return False
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8")).get("Simulated", False))
+        return bool(parse_json(path.read_text(encoding="utf-8")).get("Simulated", False))
     except (OSError, ValueError, AttributeError) as error:
         problems.append(f"{path.name}: is not a JSON object ({error})")
         return False

@@ -138,3 +138,12 @@ def test_tissue_maps_are_found_in_any_derivative_that_has_all_three(tree):
     ]
     assert scans["sub-02"].tissues is None
     assert scans["sub-01_ses-02"].tissues is None
+
+
+def test_files_that_begin_with_a_dot_are_nobodys(tree):
+    before = read_cohort(tree)
+    image = scan_path(tree, "sub-02")
+    touch(image.with_name(f"._{image.name}"))
+    touch(image.with_name(f".tmp-host-1-00aa-{image.name}"))
+    touch(tree / "derivatives/landmarks/._sub-01_landmarks.mrk.json")
+    assert read_cohort(tree) == before
