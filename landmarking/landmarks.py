@@ -19,7 +19,7 @@ import numpy as np
 
 from landmarking.errors import LandmarkError
 from landmarking.geometry import Array
-from landmarking.storage import write_text
+from landmarking.storage import parse_json, write_text
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
@@ -135,7 +135,7 @@ def _afids() -> tuple[Landmark, ...]:
             aliases=tuple(row["aliases"]),
             template_mm=tuple(row["template_mm"]),
         )
-        for row in json.loads(text)["landmarks"]
+        for row in parse_json(text)["landmarks"]
     )
 
 
@@ -184,7 +184,7 @@ def read_landmarks(path: Path) -> dict[str, Array]:
 
 def _read_markups(path: Path, text: str) -> dict[str, Array]:
     try:
-        (markup,) = json.loads(text)["markups"]
+        (markup,) = parse_json(text)["markups"]
         frame = markup["coordinateSystem"]
         rows = [
             (str(point["label"]), point["position"])

@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from landmarking.errors import ConfigError
 from landmarking.seal import check_sealed, seal
-from landmarking.storage import remove_leftovers, write_text
+from landmarking.storage import parse_json, remove_leftovers, write_text
 
 NOT_DECIDING = ("outputs", "overwrite", "threads", "workers", "logger")
 """Settings that may differ when a run is started again: they do not touch its numbers."""
@@ -126,15 +126,19 @@ class RunFolder:
             write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
             write_text(self.provenance, json.dumps(dict(facts), indent=1) + "\n")
         except OSError as error:
-            raise ConfigError(
-                f"outputs: {self.path} cannot be written ({error.strerror or error}); free space "
-                "there or set outputs=DIR to another folder"
-            ) from error
+            raise self.not_written(error) from error
         return State.NEW
+
+    def not_written(self, error: OSError) -> ConfigError:
+        """What to raise where the system refuses to write here."""
+        return ConfigError(
+            f"outputs: {self.path} cannot be written ({error.strerror or error}); free space there "
+            "or set outputs=DIR to another folder"
+        )
 
     def note(self, **facts: Any) -> None:
         """Add plain values to the provenance of a run that has begun."""
-        known = json.loads(self.provenance.read_text(encoding="utf-8"))
+        known = parse_json(self.provenance.read_text(encoding="utf-8"))
         write_text(self.provenance, json.dumps({**known, **facts}, indent=1) + "\n")
 
     def seal(self, predictions: Path) -> None:
@@ -159,7 +163,7 @@ class RunFolder:
         ways_out = "choose another run= or study=, or replace it with overwrite=true"
         try:
             before: Any = OmegaConf.to_container(OmegaConf.load(self.config), resolve=True)
-            old_digest = json.loads(self.provenance.read_text(encoding="utf-8"))["cohort_digest"]
+            old_digest = parse_json(self.provenance.read_text(encoding="utf-8"))["cohort_digest"]
             if not isinstance(before, dict):
                 raise ValueError(f"config.yaml holds {type(before).__name__}, not settings")
         except (

@@ -212,5 +212,5 @@ def evaluate_run(
         write_text(target.provenance, json.dumps(facts, indent=1) + "\n")
         write_results(target, cohort, module, identity, groups=groups, mean_px=mean_px)
     except OSError as error:
-        raise ConfigError(f"outputs: {target.path}: {error.strerror or error}") from error
+        raise target.not_written(error) from error
     return target

@@ -11,6 +11,7 @@ from landmarking.storage import (
     atomic_path,
     file_lock,
     file_sha256,
+    parse_json,
     remove_leftovers,
     write_text,
 )
@@ -114,3 +115,10 @@ def test_file_sha256_is_the_digest_of_the_bytes(tmp_path):
     path.write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
     assert file_sha256(path) == expected
+
+
+@pytest.mark.parametrize(("text", "says"), [("[" * 100_000, "too deeply"), ('{"a": ', "value")])
+def test_json_that_cannot_be_read_is_a_value_error(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse_json(text)
+    assert parse_json(b'{"a": [1]}') == {"a": [1]}

@@ -26,7 +26,7 @@ from landmarking.cohort.phantom import Head, PhantomSettings, Subject, make_head
 from landmarking.errors import CohortError
 from landmarking.landmarks import landmark_set, write_markups
 from landmarking.processes import map_processes
-from landmarking.storage import atomic_path, write_text
+from landmarking.storage import atomic_path, parse_json, remove_leftovers, write_text
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def write_phantom_cohort(
     digest = settings.digest()
     missing = [scan for scan in plan if not _complete(root, scan, digest)]
     write_description(root, "Phantom heads", simulated=True)
+    remove_leftovers(root)
     _remove_strangers(root, plan)
     if missing:
         (root / "participants.tsv").unlink(missing_ok=True)
@@ -102,12 +103,10 @@ def _refuse_foreign(root: Path) -> None:
         raise CohortError(
             f"{root}: is a folder with other files; choose a new folder for the phantom cohort"
         )
-    if description.exists():
-        text = description.read_text(encoding="utf-8")
-        if not json.loads(text).get("Simulated", False):
-            raise CohortError(
-                f"{root}: is a cohort of real scans; choose a new folder for the phantom cohort"
-            )
+    if description.exists() and not _plain(description).get("Simulated", False):
+        raise CohortError(
+            f"{root}: is a cohort of real scans; choose a new folder for the phantom cohort"
+        )
 
 
 def record_path(root: Path, scan: PlannedScan) -> Path:
@@ -118,10 +117,16 @@ def record_path(root: Path, scan: PlannedScan) -> Path:
 
 
 def _complete(root: Path, scan: PlannedScan, digest: str) -> bool:
-    path = record_path(root, scan)
-    if not path.exists():
-        return False
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("digest") == digest)
+    return bool(_plain(record_path(root, scan)).get("digest") == digest)
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is missing or damaged."""
+    try:
+        values = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _remove_strangers(root: Path, plan: Sequence[PlannedScan]) -> None:
@@ -213,7 +218,7 @@ def write_nifti(path: Path, data: np.ndarray[Any, Any], affine: np.ndarray[Any, 
 def _write_people(root: Path, plan: Sequence[PlannedScan]) -> None:
     people: dict[str, Participant] = {}
     for scan in plan:
-        record = json.loads(record_path(root, scan).read_text(encoding="utf-8"))
+        record = parse_json(record_path(root, scan).read_text(encoding="utf-8"))
         people.setdefault(
             scan.participant_id,
             Participant(scan.participant_id, scan.subject.group, record["age"]),

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.errors import CacheError
-from landmarking.storage import atomic_path, file_lock, file_sha256, write_text
+from landmarking.storage import atomic_path, file_lock, file_sha256, parse_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def _read_entry(text: str, image_path: Path, key: str) -> Entry:
     first, _, values = text.partition("\n")
     values = values.removesuffix("\n")
     try:
-        head = json.loads(first)
+        head = parse_json(first)
         image_sha256, values_sha256 = head["image_sha256"], head["values_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise CacheError(f"the entry has no readable head ({error!r})") from error
@@ -159,14 +159,14 @@ def _read_entry(text: str, image_path: Path, key: str) -> Entry:
     if _sha256(values) != values_sha256:
         raise CacheError("the entry's values do not have its checksum")
     if image_sha256 is None:
-        return Entry(json.loads(values))
+        return Entry(parse_json(values))
     try:
         data = image_path.read_bytes()
     except OSError as error:
         raise CacheError(f"the entry's image cannot be read ({error})") from error
     if hashlib.sha256(data).hexdigest() != image_sha256:
         raise CacheError("the entry's image does not have its checksum")
-    return Entry(json.loads(values), np.load(io.BytesIO(data), allow_pickle=False))
+    return Entry(parse_json(values), np.load(io.BytesIO(data), allow_pickle=False))
 
 
 @dataclass
@@ -186,7 +186,7 @@ class FileDigests:
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            memory = json.loads(self.path.read_text(encoding="utf-8"))
+            memory = parse_json(self.path.read_text(encoding="utf-8"))
             if memory["sha256"] != _sha256(canonical_json(memory["files"])):
                 raise ValueError("it does not have its checksum")
             return dict(memory["files"])

@@ -16,7 +16,7 @@ from landmarking.data.cache import stage_key
 from landmarking.errors import CacheError
 from landmarking.geometry import Array
 from landmarking.landmarks import Landmark, LandmarkSet
-from landmarking.storage import file_sha256
+from landmarking.storage import file_sha256, parse_json
 
 FORMAT = 1
 """Version of the folder's layout; readers refuse others."""
@@ -45,7 +45,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CacheError(
             f"{folder}: not a prepared cohort (no {INDEX}); make one with experiments/prepare.py"

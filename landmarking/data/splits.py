@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from landmarking.errors import CohortError, ConfigError
-from landmarking.storage import write_text
+from landmarking.storage import parse_json, write_text
 
 WAYS = ("person", "image")
 
@@ -93,7 +93,7 @@ def read_split(path: Path) -> Split:
             or has somebody on both sides.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
         split = Split(
             tuple(map(str, data["train"])),
             tuple(map(str, data["validation"])),

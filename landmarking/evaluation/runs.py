@@ -7,7 +7,6 @@ the difference in words.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from landmarking.errors import PredictionsError
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.landmarks import landmark_set
 from landmarking.seal import check_sealed
+from landmarking.storage import parse_json
 
 PREDICTIONS = "predictions.csv"
 
@@ -61,7 +61,7 @@ class Run:
             PredictionsError: If the file is damaged.
             RunError: If it is not what the run has written.
         """
-        return self._mapping("provenance.json", json.loads)
+        return self._mapping("provenance.json", parse_json)
 
     @cached_property
     def config(self) -> dict[str, Any]:

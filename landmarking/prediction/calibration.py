@@ -6,7 +6,6 @@ member was trained on. It names the model by its digest and serves no other.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from landmarking.errors import ConfigError
 from landmarking.evaluation.confidence import Calibration
+from landmarking.storage import parse_json
 
 if TYPE_CHECKING:
     from landmarking.prediction.model import LandmarkModel
@@ -54,7 +54,7 @@ def read_calibration(folder: Path, model: LandmarkModel) -> Calibration | None:
         return None
     again = "calibrate again with `landmarking calibrate`, or remove the file"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         found = from_plain(values)
         owner = values["model_digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -73,7 +73,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
     Args:
         folder: Of the run or study; its calibration has been read before.
     """
-    values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    values = parse_json((folder / FILE).read_text(encoding="utf-8"))
     return {
         key: values.get(key) for key in ("cohort", "cohort_digest", "groups", "simulated", "scans")
     }

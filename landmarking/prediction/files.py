@@ -11,7 +11,7 @@ from typing import Any
 
 from landmarking.landmarks import write_fcsv, write_markups
 from landmarking.prediction.result import FORMAT, ScanPrediction
-from landmarking.storage import atomic_path, write_text
+from landmarking.storage import atomic_path, parse_json, write_text
 
 RECORD = "_prediction.json"
 MARKUPS = "_landmarks.mrk.json"
@@ -78,7 +78,7 @@ def _note(landmark: Any, prediction: ScanPrediction) -> str:
 def read_record(path: Path) -> dict[str, Any] | None:
     """A record of this version, or None where there is none that can be read."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and record.get("format") == FORMAT else None

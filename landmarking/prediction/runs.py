@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from landmarking.prediction.calibration import read_calibration
 from landmarking.prediction.model import LandmarkModel, Member
 from landmarking.run_folder import RunFolder
 from landmarking.seal import check_sealed
+from landmarking.storage import parse_json
 
 _PREFIX = "network."
 
@@ -153,7 +153,7 @@ def run_facts(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     """A file that tells more about a run where it is there."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -1,4 +1,6 @@
 import json
+import socket
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -111,3 +113,24 @@ def test_other_peoples_folders_are_refused(tmp_path, coarse):
     with pytest.raises(CohortError, match="a cohort of real scans"):
         write_phantom_cohort(tmp_path, coarse, progress=False)
     assert json.loads((tmp_path / "dataset_description.json").read_text())["Name"] == "real scans"
+
+
+def test_what_a_killed_build_left_is_cleared_away(tmp_path, coarse):
+    small = replace(coarse, train=0, scans_per_person=1.0, keep_tissues=False)
+    write_phantom_cohort(tmp_path, small, progress=False)
+    before = content(tmp_path)
+    plan = planned_scans(small)
+    record_path(tmp_path, plan[0]).write_text('{"digest": ')
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    image = read_cohort(tmp_path).scans[0].image
+    owner = f"{socket.gethostname()}-{dead.pid}"
+    image.with_name(f".tmp-{owner}-00aa-{image.name}").write_bytes(b"half")
+    write_phantom_cohort(tmp_path, small, progress=False)
+    assert content(tmp_path) == before
+
+
+def test_a_folder_whose_description_cannot_be_read_is_left_alone(tmp_path, coarse):
+    (tmp_path / "dataset_description.json").write_text("{")
+    with pytest.raises(CohortError, match="a cohort of real scans"):
+        write_phantom_cohort(tmp_path, coarse, progress=False)
