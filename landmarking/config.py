@@ -41,6 +41,8 @@ def settings(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)))
         built = OmegaConf.to_object(merged)
+    except ConfigError as error:
+        raise ConfigError(with_way_out(error)) from error
     except OmegaConfBaseException as error:
         key = ".".join(part for part in (where, getattr(error, "full_key", "")) if part)
         found = str(error).splitlines()[0]
@@ -53,6 +55,12 @@ def settings(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 _CORRECT = "correct the value; --help and the files in conf/ show what fits"
+
+
+def with_way_out(error: ConfigError) -> str:
+    """Message of a check that says what fits and what was found, and what to do about it."""
+    message = str(error)
+    return message if "; " in message else f"{message}; {_CORRECT}"
 
 
 def _refuse_unknown_keys(schema: Any, values: Mapping[str, Any], where: str) -> None:

@@ -50,3 +50,26 @@ def test_project_folders_do_not_depend_on_the_working_directory(tmp_path, monkey
     register_resolvers()
     assert OmegaConf.create({"a": "${project:outputs}"}).a == str(PROJECT / "outputs")
     assert (PROJECT / "pyproject.toml").is_file()
+
+
+@dataclass
+class Ranged:
+    share: float = 0.5
+
+    def __post_init__(self):
+        if self.share > 1.0:
+            raise ConfigError(f"share is at most 1, found {self.share}")
+        if self.share < 0.0:
+            raise ConfigError("share is not negative; take none with 0")
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (2.0, "share is at most 1, found 2.0; correct the value; --help"),
+        (-1.0, "share is not negative; take none with 0$"),
+    ],
+)
+def test_every_range_comes_with_a_way_out(share, message):
+    with pytest.raises(ConfigError, match=message):
+        settings(Ranged, {"share": share})

@@ -58,7 +58,10 @@ def read_slices(root: Path, *, name: str | None = None) -> Cohort:
     if not scans and not problems:
         problems.append(f"{table.name}: has no rows")
     if problems:
-        raise CohortError(f"{root} is not a folder of slices that can be read:", tuple(problems))
+        raise CohortError(
+            f"{root} is not a folder of slices that can be read; correct these (docs/data.md):",
+            tuple(problems),
+        )
     ordered = tuple(scans[key] for key in sorted(scans))
     return Cohort(name or root.resolve().name, root, ordered)
 
@@ -90,7 +93,9 @@ def read_slice_image(path: Path, size: int) -> NDArray[np.float32]:
     try:
         image = np.asarray(imread(path), dtype=np.float32)
     except (OSError, ValueError, SyntaxError) as error:
-        raise CohortError(f"{path}: cannot be read as a PNG image ({error})") from error
+        raise CohortError(
+            f"{path}: cannot be read as a PNG image ({error}); export it again"
+        ) from error
     if image.ndim == 3:
         image = image[..., :3].mean(axis=-1)
     if image.shape != (size, size):
@@ -117,7 +122,12 @@ def read_slice_points(path: Path, landmarks: LandmarkSet) -> Array:
     """
     points: dict[str, Array] = {}
     unnamed: list[Array] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LandmarkError(
+            f"{path}: cannot be read as text ({error}); save it again as UTF-8"
+        ) from error
     for number, line in enumerate(lines, start=1):
         cells = [cell for cell in re.split(r"[\s,;]+", line.strip()) if cell]
         if not cells or cells[0].startswith("#"):
@@ -126,7 +136,8 @@ def read_slice_points(path: Path, landmarks: LandmarkSet) -> Array:
             point = np.array([float(cells[-2]), float(cells[-1]), 0.0])
         except (ValueError, IndexError) as error:
             raise LandmarkError(
-                f"{path} line {number}: x and y, or a name, x and y are needed, found {line!r}"
+                f"{path} line {number}: x and y, or a name, x and y are needed, found {line!r}; "
+                "correct the line"
             ) from error
         if len(cells) == 2:
             unnamed.append(point)
@@ -135,7 +146,8 @@ def read_slice_points(path: Path, landmarks: LandmarkSet) -> Array:
     if unnamed and (points or len(unnamed) != len(landmarks)):
         raise LandmarkError(
             f"{path}: {len(landmarks)} lines without names are needed, in the order "
-            f"{', '.join(landmarks.names)}; found {len(unnamed)} and {len(points)} with names"
+            f"{', '.join(landmarks.names)}; found {len(unnamed)} and {len(points)} with names; "
+            "name every line, or none"
         )
     return np.array(unnamed)[:, :2] if unnamed else landmarks.arrange(points)[:, :2]
 

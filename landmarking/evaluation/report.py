@@ -31,7 +31,7 @@ from landmarking.evaluation.typeset import (
     to_latex,
     to_markdown,
 )
-from landmarking.storage import atomic_path, write_text
+from landmarking.storage import atomic_path, remove_leftovers, write_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -127,6 +127,7 @@ def write_comparison(studies: Sequence[Study], config: ReportConfig) -> str:
         comparison_tables.studies_table(stacked, notes),
         comparison_tables.differences_table(tests, notes),
     ]
+    remove_leftovers(folder)
     write_tables(folder, shown, {"studies": stacked, "differences": tests})
     return "\n".join([*map(to_console, shown), f"tables: {folder}"])
 
@@ -147,6 +148,7 @@ def write_report(study: Study, folder: Path, config: ReportConfig) -> str:
     """
     results = compute_results(study, config)
     shown = format_tables(study, results)
+    remove_leftovers(folder)
     unrounded = vars(results) | {"table1": tables.with_published(results.table1)}
     write_tables(folder / "tables", shown, unrounded)
     with house_style():

@@ -57,12 +57,12 @@ class MidsagittalSettings:
             ConfigError: If the search is unknown or a number is out of range.
         """
         if self.search not in ("fast", "plain"):
-            raise ConfigError(f"midsagittal.search is fast or plain, got {self.search!r}")
+            raise ConfigError(f"midsagittal.search is fast or plain, found {self.search!r}")
         lengths = (self.radius_mm, self.edge_mm, self.near_mm)
         if self.pairs < 1000 or min(lengths) <= 0 or min(self.robustness, self.flatten_mm) < 0:
             raise ConfigError(
-                "midsagittal settings need pairs >= 1000; radius_mm, edge_mm and near_mm above 0; "
-                f"robustness and flatten_mm not below 0; got {self}"
+                "midsagittal.pairs is 1000 or more, radius_mm, edge_mm and near_mm are above 0, "
+                f"robustness and flatten_mm are not below 0, found {self}"
             )
 
 

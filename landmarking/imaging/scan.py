@@ -245,11 +245,23 @@ def _numbers(values: Array) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
 
 
+# An offset beyond every file does not even fit the integers that read it.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+    HeaderDataError,
+)
+
+
 def _read(path: Path, image: Any) -> NDArray[np.float32]:
     try:
         with np.errstate(all="ignore"):
             data = np.asanyarray(image.dataobj, dtype=np.float32)
-    except (OSError, ValueError, EOFError, zlib.error, HeaderDataError, MemoryError) as error:
+    except _UNREADABLE as error:
         raise ScanError(
             f"{path}: the voxels cannot be read ({_first_line(error)}); "
             "the file is truncated or damaged, copy or export it again"

@@ -14,10 +14,14 @@ from typing import Any
 
 from torch import nn
 
+from landmarking.config import with_way_out
 from landmarking.errors import ConfigError
 
 GIVEN = ("image_size", "mean_px")
 """Arguments that come from the cohort, never from YAML."""
+
+
+_NAME = "name a class as the files in conf/model do"
 
 
 def build_network(
@@ -38,10 +42,20 @@ def build_network(
     """
     factory = network_class(spec)
     arguments = {key: value for key, value in spec.items() if key != "_target_"}
+    if len(image_size) != 2 or min(image_size) < 1 or not all(len(mean) == 2 for mean in mean_px):
+        raise ConfigError(
+            f"model: slices have rows and columns and landmarks have x and y, found slices of "
+            f"{list(image_size)} pixels and means of {[len(mean) for mean in mean_px]} numbers; "
+            "prepare the cohort, or train the model, again"
+        )
     try:
         network = factory(image_size=image_size, mean_px=mean_px, **arguments)
+    except ConfigError as error:
+        raise ConfigError(with_way_out(error)) from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"model: {spec['_target_']} refused its arguments: {error}") from error
+        raise ConfigError(
+            f"model: {spec['_target_']} refused its arguments ({error}); correct them"
+        ) from error
     return network
 
 
@@ -56,9 +70,11 @@ def network_class(spec: Mapping[str, Any]) -> type[nn.Module]:
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"model._target_: no network {target!r} can be imported") from error
+        raise ConfigError(
+            f"model._target_: no network {target!r} can be imported; {_NAME}"
+        ) from error
     if not (isinstance(factory, type) and issubclass(factory, nn.Module)):
-        raise ConfigError(f"model._target_: {target!r} is not a torch module class")
+        raise ConfigError(f"model._target_: {target!r} is not a torch module class; {_NAME}")
     known = set(inspect.signature(factory).parameters) - set(GIVEN)
     for nested in spec.values():
         if isinstance(nested, Mapping) and "_target_" in nested:

@@ -68,7 +68,7 @@ class CoordinateCNN(nn.Module):
         """
         super().__init__()
         pools = len(channels) if pools is None else pools
-        _check(channels, pools, dropout, initialisation)
+        _check(channels, hidden, pools, dropout, initialisation)
         self.scale_px = float(scale_px)
         mean = torch.as_tensor(mean_px, dtype=torch.float32)
         self.register_buffer("mean_px", mean if centred else torch.zeros_like(mean))
@@ -139,7 +139,14 @@ def _dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-def _check(channels: Sequence[int], pools: int, dropout: float, initialisation: str) -> None:
+def _check(
+    channels: Sequence[int], hidden: Sequence[int], pools: int, dropout: float, initialisation: str
+) -> None:
+    if min((*channels, *hidden), default=1) < 1:
+        raise ConfigError(
+            f"model.channels and model.hidden are 1 or more each, found {list(channels)} and "
+            f"{list(hidden)}"
+        )
     if not channels or not 0 <= pools <= len(channels):
         raise ConfigError(
             f"model.pools counts blocks that end with a pool: 0 to {len(channels)}, found {pools}"

@@ -117,7 +117,10 @@ def attempt(job: Job, make: Callable[[Clock], Record]) -> Outcome:
     except MemoryError:
         problem = f"{scan}: there is too little memory for it; use fewer --workers"
     except OSError as error:
-        problem = f"{job.output / stem}: cannot be written ({error.strerror or error})"
+        problem = (
+            f"{job.output / stem}: cannot be written ({error.strerror or error}); free space or "
+            "choose another -o"
+        )
     except Exception as error:  # a defect of ours on one scan must not cost the others
         logger.error("%s", traceback.format_exc())
         problem = f"{scan}: a defect of this program ({type(error).__name__}: {error})"

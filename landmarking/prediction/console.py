@@ -14,6 +14,7 @@ from typing import Any
 from landmarking.errors import ConfigError
 from landmarking.prediction.batch import Outcome
 from landmarking.prediction.command import STARTED
+from landmarking.storage import remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def startup() -> Startup:
 
 
 def make_folder(output: Path) -> None:
-    """Make the folder of the results.
+    """Make the folder of the results, and remove what a killed start has left half-written.
 
     Args:
         output: The folder; it may be there.
@@ -45,6 +46,7 @@ def make_folder(output: Path) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output)
     except OSError as error:
         raise ConfigError(
             f"{output}: the folder cannot be made ({error.strerror or error}); choose another -o"

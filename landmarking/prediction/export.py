@@ -107,7 +107,10 @@ def export_model(model: LandmarkModel, path: Path) -> float:
             run = writers[path.suffix](graph, slices, temporary)
             apart_mm = _difference_mm(model, slices, run)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose "
+            "another file"
+        ) from error
     write_text(path.with_suffix(path.suffix + ".json"), json.dumps(_card(model), indent=1) + "\n")
     return apart_mm
 

@@ -30,7 +30,7 @@ from landmarking.landmarks import landmark_set
 from landmarking.prediction.calibration import from_plain, to_plain
 from landmarking.prediction.model import LandmarkModel, Member
 from landmarking.prediction.runs import build_member
-from landmarking.storage import atomic_path
+from landmarking.storage import atomic_path, parse_json
 
 FORMAT = 1
 SUFFIX = ".zip"
@@ -67,7 +67,10 @@ def write_package(path: Path, model: LandmarkModel, card: Mapping[str, Any]) -> 
                 np.save(buffer, values, allow_pickle=False)
                 _put(archive, name, buffer.getvalue())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose "
+            "another file"
+        ) from error
 
 
 def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
@@ -132,15 +135,26 @@ def read_card(path: Path) -> dict[str, Any]:
     return _read(path, weights=False)[0]
 
 
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,  # encrypted, or packed in a way that zipfile does not know
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def _read(path: Path, *, weights: bool = True) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            card = json.loads(archive.read(_CARD))
+            card = parse_json(archive.read(_CARD))
             names = [name for name in archive.namelist() if name.endswith(".npy") and weights]
             arrays = {name: _array(archive.read(name)) for name in names}
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such model; give a .zip or a run") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise ConfigError(
             f"{path}: not a packed model ({error}); copy it again, or make it with `landmarking "
             "pack`"

@@ -98,7 +98,8 @@ def _write_tables(options: argparse.Namespace, output: Path) -> Path:
         return write_table(output)
     except OSError as error:
         raise ConfigError(
-            f"{output / TABLE}: cannot be written ({error.strerror or error})"
+            f"{output / TABLE}: cannot be written ({error.strerror or error}); free space or "
+            "choose another -o, then start again: finished scans are skipped"
         ) from error
 
 

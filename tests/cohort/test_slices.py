@@ -83,3 +83,9 @@ def test_the_geometry_is_the_common_grid():
     assert geometry.to_world([112.0, 120.0]) == pytest.approx([0.0, 0.0, 0.0])
     assert geometry.to_world([0.0, 0.0]) == pytest.approx([0.0, 112.0, 120.0])
     assert geometry.plane.normal == pytest.approx([-1.0, 0.0, 0.0])
+
+
+def test_landmarks_that_are_no_text_are_refused(folder):
+    (folder / "landmarks/a.txt").write_bytes(b"AC 100 12\xff")
+    with pytest.raises(LandmarkError, match=r"cannot be read as text .*; save it again as UTF-8"):
+        read_slice_points(folder / "landmarks/a.txt", MSP8)

@@ -179,8 +179,8 @@ def test_volumes_without_a_plane_are_refused(change, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"search": "quick"}, "fast or plain, got 'quick'"),
-        ({"pairs": 10}, "pairs >= 1000"),
+        ({"search": "quick"}, "fast or plain, found 'quick'"),
+        ({"pairs": 10}, "pairs is 1000 or more"),
         ({"radius_mm": 0.0}, "above 0"),
         ({"robustness": -1.0}, "not below 0"),
     ],

@@ -156,6 +156,10 @@ BAD = {
         lambda folder: patched(folder, image_of(), 42, np.array([-5], "<i2").tobytes()),
         "sub-1_T1w",
     ),
+    "voxels beyond any file": (
+        lambda folder: patched(folder, image_of(), 108, np.array([1e30], "<f4").tobytes()),
+        "the voxels cannot be read",
+    ),
     "promises 729 billion voxels": (huge, "header is damaged"),
     "Analyze": (analyze, "read from .nii or .nii.gz"),
     "DICOM name": (raw(b"x", "IM-0001.dcm"), "read from .nii or .nii.gz"),

@@ -43,3 +43,22 @@ def test_a_wrong_value_is_the_users_mistake():
             image_size=(8, 8),
             mean_px=[[0.0, 0.0]],
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"image_size": (8,)}, "rows and columns .*again"),
+        ({"image_size": (8, 0)}, "rows and columns .*again"),
+        ({"mean_px": [[1.0]]}, "landmarks have x and y .*again"),
+        ({"hidden": [0]}, r"model\.hidden are 1 or more each, found \[2\] and \[0\]; correct"),
+        ({"channels": [-2]}, r"model\.channels .*found \[-2\]"),
+        ({"dropout": 1.0}, "dropout < 1, found 1.0; correct"),
+    ],
+)
+def test_what_no_network_can_be_made_of_is_refused_with_a_way_out(given, words):
+    arguments = {"image_size": (8, 8), "mean_px": [[1.0, 2.0]], "channels": [2], "hidden": [3]}
+    arguments |= given
+    size, means = arguments.pop("image_size"), arguments.pop("mean_px")
+    with pytest.raises(ConfigError, match=words):
+        build_network({"_target_": TARGET, **arguments}, image_size=size, mean_px=means)
