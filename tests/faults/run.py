@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 import os
 import shutil
 import signal
@@ -11,18 +12,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 import starts
 from catalogue import all_faults
 from command_lines import try_command_lines
 from mutations import Finding, Tally, try_inputs
-from readers import all_targets
+from readers import input_targets
+from run_readers import run_targets
 from sandbox import Box
 from trial import Bench, SmallDisk, Verdict, summary
 
+T = TypeVar("T")
 STATES = ("scans", "registered", "unfinished", "prepared", "stopped", "trained")
 
 
@@ -90,12 +93,23 @@ def main() -> None:
     sys.exit(bool(findings) or any(not verdict.survived for verdict in verdicts))
 
 
+def progress(items: Sequence[T], what: str) -> Iterable[T]:
+    """The items, with a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, what, console=Console(stderr=True))
+
+
 def try_faults(bench: Bench, log: TextIO, kind: str = "", name: str = "") -> list[Verdict]:
     """Try the faults one after the other, with a line of the log each, saying which went wrong."""
     verdicts = []
-    for fault in all_faults(bench, small_disks=SmallDisk.possible(bench.box)):
-        if kind not in fault.kind or name not in fault.name:
-            continue
+    faults = [
+        fault
+        for fault in all_faults(bench, small_disks=SmallDisk.possible(bench.box))
+        if kind in fault.kind and name in fault.name
+    ]
+    for fault in progress(faults, "faults"):
         verdict = bench.run(fault)
         verdicts.append(verdict)
         log.write(f"{verdict.result:10} {verdict.seconds:5.1f} s  {fault.kind}: {fault.name}\n")
@@ -115,10 +129,13 @@ def try_all_inputs(box: Box, count: int, seed: int) -> tuple[list[Tally], list[F
     trained = box.root / "template" / "trained" / "outputs"
     prepared = next((trained / "prepared").glob("tiny-*"))
     with tempfile.TemporaryDirectory() as work:
-        for target in all_targets(prepared, trained / "demo" / "ml-seed0", Path(work)):
-            if not count:
-                break
+        run = trained / "demo" / "ml-seed0"
+        targets = [*input_targets(prepared, Path(work)), *run_targets(run, Path(work))]
+        for target in progress(targets if count else [], "readers"):
+            # A reader's warnings about thousands of damaged inputs are not for a person to read.
+            logging.disable(logging.CRITICAL)
             tally, found = try_inputs(target, Path(work, "input"), count, seed)
+            logging.disable(logging.NOTSET)
             tallies.append(tally)
             findings += found
             for finding in found:

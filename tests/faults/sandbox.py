@@ -103,6 +103,12 @@ class Box:
                 "permutations=100",
                 "allow_mixed=true",
             ),
+            "predict": (
+                "predict",
+                *map(str, sorted(self.cohort.rglob("*_T1w.nii.gz"))[:2]),
+                f"--model={self.run}",
+                f"--output={self.outputs / 'predicted'}",
+            ),
         }
         return (*known[name], *more)
 
@@ -124,6 +130,9 @@ class Box:
             "demo*/*/predictions.csv",
             "demo*/*/history.csv",
             "demo/report/tables/*",
+            "predicted/*.fcsv",
+            "predicted/*.mrk.json",
+            "predicted/landmarks.csv",
         )
         found = [path for pattern in patterns for path in self.outputs.glob(pattern)]
         return {str(path.relative_to(self.outputs)): digest(path) for path in found}

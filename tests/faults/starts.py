@@ -25,6 +25,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIMIT_S = 900.0
+INSTALLED = "landmarking.prediction.command"
+"""Module of the command that is installed, of which `predict` is a part."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ def warm_up() -> None:
     import torch
 
     import landmarking.evaluation.report
+    import landmarking.prediction.picture
+    import landmarking.prediction.predict_command
+    import landmarking.prediction.predictor
     import landmarking.prepare_command
     import landmarking.training
     import landmarking.transfer  # noqa: F401
@@ -159,10 +164,13 @@ def _child(command: Sequence[str], folder: Path, log: Path, trouble: Trouble) ->
         count = _watch(folder, trouble)
         if trouble.start is not None:
             trouble.start()
-        shell = PROJECT / "experiments" / f"{command[0]}.py"
-        sys.argv = [str(shell), *command[1:]]
+        program = _program(command[0])
+        sys.argv = [str(program), *command[1:]] if program else [INSTALLED, *command]
         try:
-            runpy.run_path(str(shell), run_name="__main__")
+            if program:
+                runpy.run_path(str(program), run_name="__main__")
+            else:
+                runpy.run_module(INSTALLED, run_name="__main__", alter_sys=True)
             status = 0
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -171,6 +179,12 @@ def _child(command: Sequence[str], folder: Path, log: Path, trouble: Trouble) ->
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _program(name: str) -> Path | None:
+    """Script in experiments/, or None for a part of the installed command."""
+    path = PROJECT / "experiments" / f"{name}.py"
+    return path if path.exists() else None
 
 
 def _watch(folder: Path, trouble: Trouble) -> list[int]:
@@ -266,8 +280,10 @@ def shell(
 ) -> Ended:
     """Run a command as people do, and signal it after some seconds."""
     began = time.monotonic()
+    program = _program(command[0])
+    words = [str(program), *command[1:]] if program else ["-m", INSTALLED, *command]
     process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "experiments" / f"{command[0]}.py"), *command[1:]],
+        [sys.executable, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import starts
-from catalogue import HARM
+from harm import HARM
 from mutations import try_inputs
-from readers import all_targets
+from readers import input_targets
+from run_readers import run_targets
 from sandbox import Box
 from trial import Bench, Fault, says_way_out
 
@@ -79,8 +80,9 @@ def test_a_damaged_table_is_not_taken_for_numbers(bench):
 
 def test_mutated_inputs_are_read_or_refused_in_words(bench, tmp_path):
     run = bench.box.root / "template" / "trained" / "outputs" / "demo" / "ml-seed0"
+    prepared = bench.box.root / "template" / "prepared" / "cohort"
     tried = 0
-    for target in all_targets(bench.box.root / "template" / "prepared" / "cohort", run, tmp_path):
+    for target in (*input_targets(prepared, tmp_path), *run_targets(run, tmp_path)):
         tally, findings = try_inputs(target, tmp_path / "input", 8, seed=1)
         assert not findings, findings[0]
         tried += tally.tried
