@@ -13,17 +13,14 @@ from landmarking.cohort.sources import CohortConfig, open_cohort
 from landmarking.data.assembly import cohort_digest, input_digests, save_cohort
 from landmarking.data.cache import StageCache, stage_key
 from landmarking.data.carried import is_prepared, open_prepared
-from landmarking.data.jobs import Job, PreparedScan, is_finished, prepare_scan
-from landmarking.data.prepared import (
-    PreparedCohort,
-    load_prepared,
-)
+from landmarking.data.jobs import Job, PreparedScan, prepare_scans
+from landmarking.data.prepared import PreparedCohort, check_others, load_prepared
 from landmarking.data.prepared_files import INDEX
 from landmarking.data.stages import key_settings, stage_versions
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set
-from landmarking.processes import available_cores, map_processes
+from landmarking.processes import available_cores
 from landmarking.storage import file_lock, remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -232,7 +229,7 @@ def _all_scans(
         )
         for record in cohort.scans
     ]
-    scans = _in_order(jobs, _run(jobs, workers, progress))
+    scans = _in_order(jobs, prepare_scans(jobs, workers, progress))
     _refuse_problems(cohort, scans)
     return scans
 
@@ -242,45 +239,11 @@ def _load_finished(folder: Path, digest: str) -> PreparedCohort | None:
         return None
     try:
         prepared = load_prepared(folder)
+        check_others(folder)
     except CacheError as error:
         logger.warning("%s; it is made again", error)
         return None
     return prepared if prepared.digest == digest else None
-
-
-def _run(jobs: Sequence[Job], workers: int, progress: bool) -> Iterator[PreparedScan]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("prepare"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("prepare", total=len(jobs))
-        for scan in _prepared_scans(jobs, workers):
-            bar.advance(task)
-            yield scan
-
-
-def _prepared_scans(jobs: Sequence[Job], workers: int) -> Iterator[PreparedScan]:
-    # Starting processes costs seconds, reading a finished slice a millisecond.
-    cached = [is_finished(job) for job in jobs]
-    found = [job for job, done in zip(jobs, cached, strict=True) if done]
-    yield from map_processes(prepare_scan, found, workers=1)
-    missing = [job for job, done in zip(jobs, cached, strict=True) if not done]
-    yield from map_processes(prepare_scan, missing, workers)
 
 
 def _in_order(jobs: Sequence[Job], scans: Iterator[PreparedScan]) -> list[PreparedScan]:

@@ -1,10 +1,10 @@
-"""One scan of a cohort, from its files to a slice with landmarks; what a worker process does."""
+"""Scans of a cohort, from their files to slices with landmarks; what worker processes do."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from landmarking.errors import CacheError, LandmarkingError
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, read_landmarks
+from landmarking.processes import map_processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,3 +149,45 @@ def _quiet() -> Iterator[None]:
 def _one_line(record: ScanRecord, message: str) -> str:
     text = " ".join(message.split())
     return text if text.startswith(record.scan_id) else f"{record.scan_id}: {text}"
+
+
+def prepare_scans(jobs: Sequence[Job], workers: int, progress: bool) -> Iterator[PreparedScan]:
+    """Prepare many scans, in the order in which they are done.
+
+    Args:
+        jobs: The scans.
+        workers: Processes.
+        progress: Whether to draw a progress bar.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("prepare"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("prepare", total=len(jobs))
+        for scan in _prepared_scans(jobs, workers):
+            bar.advance(task)
+            yield scan
+
+
+def _prepared_scans(jobs: Sequence[Job], workers: int) -> Iterator[PreparedScan]:
+    # Starting processes costs seconds, reading a finished slice a millisecond.
+    cached = [is_finished(job) for job in jobs]
+    found = [job for job, done in zip(jobs, cached, strict=True) if done]
+    yield from map_processes(prepare_scan, found, workers=1)
+    missing = [job for job, done in zip(jobs, cached, strict=True) if not done]
+    yield from map_processes(prepare_scan, missing, workers)

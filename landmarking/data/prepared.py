@@ -195,10 +195,31 @@ def save_prepared(
         if tissues is not None:
             np.save(temporary / TISSUES, tissues, allow_pickle=False)
             body["tissues_sha256"] = file_sha256(temporary / TISSUES)
-        write_index(temporary, body)
         if add_files is not None:
             add_files(temporary)
+        body["others_sha256"] = {
+            path.name: file_sha256(path)
+            for path in sorted(temporary.iterdir())
+            if path.is_file() and path.name not in (IMAGES, TISSUES)
+        }
+        write_index(temporary, body)
     return load_prepared(folder)
+
+
+def check_others(folder: Path) -> None:
+    """Compare the files for people that stand beside the slices with their checksums.
+
+    Args:
+        folder: Folder that `save_prepared` made; earlier versions wrote no checksums of these.
+
+    Raises:
+        CacheError: If one is missing or was changed, or the index is damaged.
+    """
+    others = read_index(folder).get("others_sha256", {})
+    for name, sha256 in others.items() if isinstance(others, dict) else ():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != sha256:
+            raise CacheError(f"{path}: is not what was written; {AGAIN}")
 
 
 def load_prepared(folder: Path, *, verify: bool = True) -> PreparedCohort:
