@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from landmarking.errors import PredictionsError
+from landmarking.errors import PredictionsError, RunError
 from landmarking.evaluation.runs import load_study
+from landmarking.seal import seal
 
 TWO = {"names": ("AC", "PC"), "slices": False}
 
@@ -69,6 +70,20 @@ def test_an_unfinished_sweep_is_named(make_study):
 
     with pytest.raises(PredictionsError, match="SL seed 0 lacks PC"):
         load_study(folder)
+
+
+def test_a_finished_run_without_its_predictions_is_not_left_out(make_study):
+    folder = make_study(**TWO).write()
+    run = folder / "ml-seed0"
+    seal(run, {"predictions.csv": run / "predictions.csv"})
+    (run / "predictions.csv").unlink()
+
+    with pytest.raises(RunError, match=r"ml-seed0/predictions.csv: cannot be read.*overwrite=true"):
+        load_study(folder)
+
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()  # stopped just before the end: it will go on
+    assert {run.name for run in load_study(folder).runs} == {"sl-AC-seed0", "sl-PC-seed0"}
 
 
 def test_two_runs_of_the_same_thing_are_refused(make_study):
