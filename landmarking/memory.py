@@ -1,4 +1,4 @@
-"""Memory that a training step frees is kept for the next step instead of given back.
+"""Memory that a training step or a scan frees is kept for the next instead of given back.
 
 glibc hands large arrays back to the kernel as soon as they are freed, and gets them back zeroed,
 page by page: on a CPU up to half of a training step can go there.

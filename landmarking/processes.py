@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from landmarking.errors import LandmarkingError
+from landmarking.memory import keep_freed_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,7 +43,8 @@ def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -
     Args:
         function: A function of a module, so that other processes find it.
         jobs: Its arguments.
-        workers: Processes; with one, the work is done in this process.
+        workers: Processes; with one, the work is done in this process. Either way memory that a
+            job frees is kept for the next one.
 
     Yields:
         One result a job.
@@ -51,6 +53,7 @@ def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -
         LandmarkingError: If a process dies, or the function's own error.
     """
     if workers <= 1 or len(jobs) <= 1:
+        keep_freed_memory()
         for job in jobs:
             with one_thread():
                 result = function(job)
@@ -93,6 +96,7 @@ _THREAD_VARIABLES = (
 
 def _start_worker(parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    keep_freed_memory()
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"
     # Libraries that were loaded before the variables were set are told by call.

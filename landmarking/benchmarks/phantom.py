@@ -24,6 +24,7 @@ from landmarking.cohort.shape_model import align_all, load_shape_model, read_peo
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array, apply_affine
 from landmarking.landmarks import landmark_set
+from landmarking.memory import keep_freed_memory
 from landmarking.processes import one_thread
 
 _KEYS = {"people": "", "heads": "200", "timed": "3", "voxel_mm": "1.0", "out": "", "pictures": ""}
@@ -160,6 +161,7 @@ def _compared(title: str, gaps: Sequence[Array], figure: object, *, worst: bool 
 def _timing(settings: PhantomSettings, count: int) -> str:
     if count == 0:
         return "time: not measured"
+    keep_freed_memory()  # as the processes that make cohorts do
     make_head(settings, Subject("HS", 0))
     made, sizes = [], []
     with tempfile.TemporaryDirectory(prefix="landmarking-") as folder, one_thread():
