@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from landmarking.errors import ConfigError
-from landmarking.seal import check_sealed, seal
+from landmarking.seal import CHECKSUMS, check_sealed, seal
 from landmarking.storage import parse_json, remove_leftovers, write_text
 
 NOT_DECIDING = ("outputs", "overwrite", "threads", "workers", "logger")
@@ -136,6 +136,22 @@ class RunFolder:
             "or set outputs=DIR to another folder"
         )
 
+    def read_config(self) -> dict[str, Any]:
+        """The resolved configuration that a run was trained with, plain values.
+
+        Raises:
+            ConfigError: If it cannot be read.
+            RunError: If it is not the one that the run has written.
+        """
+        check_sealed(self.path, self.config.name)
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(self.config), resolve=True)
+        except (OSError, OmegaConfBaseException, ValueError, YAMLError) as error:
+            raise ConfigError(f"{self.config}: cannot be read ({error}); train it again") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{self.config}: holds no settings; train the run again")
+        return {str(key): value for key, value in values.items()}
+
     def note(self, **facts: Any) -> None:
         """Add plain values to the provenance of a run that has begun."""
         known = parse_json(self.provenance.read_text(encoding="utf-8"))
@@ -206,3 +222,24 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     trainer = kept.get("trainer") or {}
     kept["trainer"] = {k: v for k, v in trainer.items() if k not in NOT_DECIDING_OF_TRAINER}
     return kept
+
+
+def run_folders(path: Path) -> list[RunFolder]:
+    """Folders that may hold runs: this one, and those one level below, in order of their names."""
+    return [RunFolder(folder) for folder in (path, *sorted(path.glob("*/")))]
+
+
+def refuse_losses(path: Path) -> None:
+    """Refuse to overlook a finished run because its predictions are gone or damaged.
+
+    Args:
+        path: Searched with all that is below it.
+
+    Raises:
+        RunError: If a run's checksums vouch for predictions that are not there.
+    """
+    for listing in sorted(path.rglob(CHECKSUMS)):
+        run = RunFolder(listing.parent)
+        # A run that was stopped between the two files is not finished: it will go on.
+        if not run.last.exists():
+            check_sealed(run.path, run.predictions.name)

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from landmarking.checkpoints import read_checkpoint
 from landmarking.cohort.sources import CohortConfig
@@ -26,7 +23,7 @@ from landmarking.models.module import LandmarkModule
 from landmarking.preparation import ensure_prepared
 from landmarking.provenance import provenance
 from landmarking.results import write_results
-from landmarking.run_folder import RunFolder
+from landmarking.run_folder import RunFolder, refuse_losses, run_folders
 from landmarking.seal import check_sealed
 from landmarking.storage import write_text
 from landmarking.training_config import TrainingConfig
@@ -114,8 +111,11 @@ def finished_runs(path: Path) -> Sequence[RunFolder]:
     Raises:
         ConfigError: If there is none.
     """
-    found = [RunFolder(folder) for folder in (path, *sorted(path.glob("*/")))]
-    runs = [run for run in found if run.predictions.exists() and run.model.exists()]
+    refuse_losses(path)
+    runs = [run for run in run_folders(path) if run.predictions.exists()]
+    for run in runs:
+        check_sealed(run.path, str(run.model.relative_to(run.path)))
+    runs = [run for run in runs if run.model.exists()]
     if not runs:
         raise ConfigError(
             f"runs: {path} holds no finished run with a model; train one with experiments/train.py"
@@ -130,14 +130,7 @@ def read_run_config(folder: RunFolder) -> TrainingConfig:
         ConfigError: If its config.yaml cannot be read or has unknown keys.
         RunError: If it is not the one that the run has written.
     """
-    check_sealed(folder.path, folder.config.name)
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=True)
-    except (OSError, OmegaConfBaseException, ValueError, YAMLError) as error:
-        raise ConfigError(f"{folder.config}: cannot be read ({error}); train it again") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{folder.config}: holds no settings; train the run again")
-    return settings(TrainingConfig, {str(key): value for key, value in values.items()})
+    return settings(TrainingConfig, folder.read_config())
 
 
 def load_model(folder: RunFolder) -> LandmarkModule:

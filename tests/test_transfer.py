@@ -6,9 +6,10 @@ import pytest
 
 from landmarking import transfer
 from landmarking.config import settings
-from landmarking.errors import ConfigError
+from landmarking.errors import ConfigError, RunError
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.run_folder import RunFolder
+from landmarking.seal import seal
 from landmarking.training import TrainingConfig, run_training
 from landmarking.transfer import TransferConfig, evaluate_runs, finished_runs, load_model
 
@@ -41,6 +42,21 @@ def test_every_run_of_a_study_predicts_the_other_cohort(
 
 def test_without_a_finished_run_there_is_nothing_to_evaluate(tmp_path):
     with pytest.raises(ConfigError, match="no finished run"):
+        finished_runs(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["predictions.csv", "checkpoints/model.ckpt"])
+def test_a_finished_run_that_has_lost_a_file_is_not_left_out(tmp_path, lost):
+    for name in ("a", "b"):
+        run = RunFolder(tmp_path / name)
+        run.checkpoints.mkdir(parents=True)
+        for path in (run.model, run.predictions):
+            path.write_text(name)
+        files = {str(path.relative_to(run.path)): path for path in (run.model, run.predictions)}
+        seal(run.path, files)
+    assert [run.path.name for run in finished_runs(tmp_path)] == ["a", "b"]
+    (tmp_path / "b" / lost).unlink()
+    with pytest.raises(RunError, match=f"b/{lost}: cannot be read .*restore it from a copy"):
         finished_runs(tmp_path)
 
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from landmarking.errors import PredictionsError
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.landmarks import landmark_set
-from landmarking.run_folder import RunFolder
-from landmarking.seal import CHECKSUMS, check_sealed
+from landmarking.run_folder import refuse_losses
+from landmarking.seal import check_sealed
 from landmarking.storage import parse_json
 
 PREDICTIONS = "predictions.csv"
@@ -184,7 +184,7 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
             thing, or runs differ and `allow_mixed` is not set.
         RunError: If a file is not what its run has written.
     """
-    _refuse_losses(folder)
+    refuse_losses(folder)
     paths = sorted(folder.rglob(PREDICTIONS), key=lambda path: path.parent.as_posix())
     if not paths:
         raise PredictionsError(
@@ -203,14 +203,6 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
         )
     name = folder.resolve().name
     return Study(name, folder, runs, frame, tuple(differences))
-
-
-def _refuse_losses(folder: Path) -> None:
-    """Refuse to leave out a finished run because its predictions are gone."""
-    for listing in sorted(folder.rglob(CHECKSUMS)):
-        # A run that was stopped between the two files is not finished: it will go on.
-        if not RunFolder(listing.parent).last.exists():
-            check_sealed(listing.parent, PREDICTIONS)
 
 
 def _read_run(path: Path) -> Run:
