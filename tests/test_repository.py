@@ -9,7 +9,7 @@ from landmarking.config import PROJECT
 
 FORBIDDEN = {
     "a path of one machine": re.compile(r"(?<![\w.])/(work|home|root|Users)/\w"),
-    "a package index": re.compile(r"--(extra-)?index-url|find-links"),
+    "a package index": re.compile(r"--(extra-)?index" + r"-url|find" + r"-links"),
     "a left-over marker": re.compile(r"\b(TO" + r"DO|FIX" + r"ME|HA" + r"CK)\b"),
 }
 

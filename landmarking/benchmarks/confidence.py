@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
-from landmarking.config import PROJECT, settings
-from landmarking.data.prepared import PreparedCohort, load_prepared
+from landmarking.benchmarks.arguments import read_arguments
+from landmarking.config import PROJECT
+from landmarking.data.prepared import load_prepared
 from landmarking.errors import ConfigError
 from landmarking.evaluation.confidence import (
     calibrate,
@@ -22,15 +22,12 @@ from landmarking.evaluation.confidence import (
     flag_quality,
     rank_correlation,
 )
-from landmarking.evaluation.metrics import radial_error_mm
 from landmarking.geometry import Array
-from landmarking.prediction.model import LandmarkModel, Located
+from landmarking.prediction.model import LandmarkModel
+from landmarking.prediction.predictor import scores
 from landmarking.prediction.runs import model_from_runs
-from landmarking.prediction.scoring import learnt_from
+from landmarking.prediction.scoring import learnt_from, score, unseen
 from landmarking.storage import write_text
-
-SMALLEST_PX = 0.05
-"""Doubt below it counts as this much, so that a radius is never zero."""
 
 
 @dataclass
@@ -47,8 +44,8 @@ class ConfidenceBenchmark:
         outputs: Folder for the tables; relative to the project.
     """
 
-    runs: str
-    cohort: str
+    runs: str = ""
+    cohort: str = ""
     train_groups: str = "train"
     copies: int = 8
     coverage: float = 0.9
@@ -87,12 +84,10 @@ def run(arguments: list[str]) -> str:
         CohortError: If a group is missing.
         PredictionsError: If there are too few people to calibrate on.
     """
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    assert isinstance(values, dict)
+    chosen = read_arguments(ConfidenceBenchmark, arguments, "confidence")
     for key in ("runs", "cohort"):
-        if key not in values:
+        if not getattr(chosen, key):
             raise ConfigError(f"confidence.{key}: set it, as in {key}=DIR")
-    chosen = settings(ConfidenceBenchmark, {str(k): v for k, v in values.items()}, "confidence")
     doubted = measure(chosen)
     simulated = load_prepared(PROJECT / chosen.cohort).simulated
     lines = list(_tables(doubted, chosen))
@@ -112,51 +107,37 @@ def measure(config: ConfidenceBenchmark) -> Doubted:
     runs = [PROJECT / path for path in config.runs.split(",")]
     model, cohort = model_from_runs(runs), load_prepared(PROJECT / config.cohort)
     trained, learnt = config.train_groups.split(","), learnt_from(runs)
-    held_out = [
-        (index, "validation" if record.group in trained else record.group)
-        for index, record in enumerate(cohort.records)
-        if not learnt & {record.participant_id, record.scan_id}
-    ]
-    chosen = np.array([index for index, _ in held_out], dtype=np.int64)
+    chosen = unseen(cohort, learnt)
+    scored = score(model, cohort, chosen)
     images = np.asarray(cohort.images[chosen], dtype=np.float32)
-    located = model.locate(images)
     return Doubted(
-        tuple(group for _, group in held_out),
-        model.landmarks.names,
-        _errors(located.points_px, model, cohort, chosen),
-        dict(_scores(model, images, located, config.copies)),
+        tuple("validation" if group in trained else group for group in scored.groups),
+        scored.landmarks,
+        scored.errors_mm,
+        dict(_scores(model, images, scored.doubt_px, config.copies)),
     )
 
 
-def _errors(
-    points_px: Array, model: LandmarkModel, cohort: PreparedCohort, chosen: NDArray[np.int64]
-) -> Array:
-    columns = [cohort.landmarks.index(name) for name in model.landmarks.names]
-    metric = np.array([cohort.geometry(int(index)).px_to_mm for index in chosen])
-    truth = cohort.points_px[chosen][:, columns]
-    return radial_error_mm(points_px, truth, metric.reshape(-1, 2, 2))
-
-
 def _scores(
-    model: LandmarkModel, images: NDArray[np.float32], located: Located, copies: int
+    model: LandmarkModel, images: NDArray[np.float32], doubt_px: Array, copies: int
 ) -> Iterator[tuple[str, Array]]:
     """Scores by name; `none` gives every prediction of a landmark the same radius."""
-    yield "none", np.ones_like(located.doubt_px)
+    yield "none", np.ones_like(doubt_px)
     alone = [replace(model, members=(member,)).locate(images) for member in model.members]
     spread = np.nanmean([answer.doubt_px for answer in alone], axis=0)
     if np.isfinite(spread).all():
-        yield "spread", np.maximum(spread, SMALLEST_PX)
+        yield "spread", scores(spread)
     if all(np.isfinite(answer.points_px).all() for answer in alone) and len(alone) > 1:
         places = np.stack([answer.points_px for answer in alone])
         yield "members", _deviation(places)
-        if np.isfinite(located.doubt_px).all():
-            yield "spread and members", np.maximum(located.doubt_px, SMALLEST_PX)
+        if np.isfinite(doubt_px).all():
+            yield "spread and members", scores(doubt_px)
     yield "copies", _deviation(np.stack(list(_copies(model, images, copies))))
 
 
 def _deviation(places: Array) -> Array:
     """Root of the variance summed over both axes, shape (M, B, L, 2) to (B, L)."""
-    return np.asarray(np.maximum(np.sqrt(places.var(axis=0).sum(axis=-1)), SMALLEST_PX))
+    return scores(np.sqrt(places.var(axis=0).sum(axis=-1)))
 
 
 def _copies(model: LandmarkModel, images: NDArray[np.float32], count: int) -> Iterator[Array]:
@@ -179,14 +160,14 @@ def _tables(doubted: Doubted, config: ConfidenceBenchmark) -> Iterator[str]:
     held = np.array([group == "validation" for group in doubted.groups])
     yield "| score | " + " | ".join(f"rank correlation, {group}" for group in groups) + " |"
     yield "|---|" + "---|" * len(groups)
-    for name, scores in doubted.scores.items():
+    for name, values in doubted.scores.items():
         if name == "none":
             continue
-        found = [_ranked(scores, doubted, group) for group in groups]
+        found = [_ranked(values, doubted, group) for group in groups]
         yield f"| {name} | " + " | ".join(f"{value:.2f}" for value in found) + " |"
-    for name, scores in doubted.scores.items():
-        factors = calibrate(doubted.errors_mm[held], scores[held], config.coverage)
-        radii = factors.radius(scores)
+    for name, values in doubted.scores.items():
+        factors = calibrate(doubted.errors_mm[held], values[held], config.coverage)
+        radii = factors.radius(values)
         yield from ("", *_coverage_lines(name, doubted, radii, ~held, config))
 
 

@@ -16,7 +16,7 @@ from landmarking.prediction.calibration import facts_of
 from landmarking.prediction.model import LandmarkModel
 from landmarking.prediction.package import read_package, write_package
 from landmarking.prediction.runs import model_from_runs
-from landmarking.prediction.scoring import accuracy_rows, learnt_from, score
+from landmarking.prediction.scoring import accuracy_rows, learnt_from, score, unseen
 
 if TYPE_CHECKING:
     from landmarking.data.prepared import PreparedCohort
@@ -82,22 +82,23 @@ def pack(path: Path, packing: Packing, cohorts: Sequence[PreparedCohort] = ()) -
     card["accuracy"] = [
         row
         for cohort in cohorts
-        for row in accuracy_rows(packed, score(packed, cohort, _unseen(cohort, learnt, card)))
+        for row in accuracy_rows(packed, score(packed, cohort, _fresh(cohort, learnt, card)))
     ]
     write_package(path, model, card)
     return read_package(path)
 
 
-def _unseen(cohort: PreparedCohort, learnt: set[str], card: Mapping[str, Any]) -> NDArray[np.int64]:
+def _fresh(cohort: PreparedCohort, learnt: set[str], card: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Scans that neither weights nor radii come from."""
     calibrated = card["calibrated_on"] or {}
     same = calibrated.get("cohort_digest") == cohort.digest
     groups = calibrated.get("groups", ()) if same else ()
-    chosen = [
+    kept = [
         index
-        for index, record in enumerate(cohort.records)
-        if record.group not in groups and not learnt & {record.participant_id, record.scan_id}
+        for index in unseen(cohort, learnt).tolist()
+        if cohort.records[index].group not in groups
     ]
-    return np.array(chosen, dtype=np.int64)
+    return np.array(kept, dtype=np.int64)
 
 
 def _rounding_px(

@@ -13,7 +13,7 @@ from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import LandmarkSet, landmark_set
 from landmarking.prediction.calibration import read_calibration
 from landmarking.prediction.model import LandmarkModel, Member
-from landmarking.run_folder import RunFolder
+from landmarking.run_folder import RunFolder, run_folders
 from landmarking.seal import check_sealed
 from landmarking.storage import parse_json
 
@@ -35,7 +35,7 @@ def model_from_runs(paths: Sequence[Path]) -> LandmarkModel:
         RunError: If a file is not the one that its run has written.
     """
     folders = [folder for path in paths for folder in trained_runs(path)]
-    configs = [_read_config(folder) for folder in folders]
+    configs = [folder.read_config() for folder in folders]
     _refuse_mixture(folders, configs)
     members = tuple(map(_member, folders, configs))
     preprocess = settings(PreprocessSettings, configs[0].get("preprocess") or {}, "preprocess")
@@ -57,29 +57,13 @@ def trained_runs(path: Path) -> list[RunFolder]:
     Raises:
         ConfigError: If there is none.
     """
-    candidates = [RunFolder(folder) for folder in (path, *sorted(path.glob("*/")))]
-    runs = [run for run in candidates if run.model.is_file() and run.config.is_file()]
+    runs = [run for run in run_folders(path) if run.model.is_file() and run.config.is_file()]
     if not runs:
         raise ConfigError(
             f"{path}: no trained run, which has config.yaml and checkpoints/model.ckpt; give the "
             "folder of a finished run or of a study, or train one with experiments/train.py"
         )
     return runs
-
-
-def _read_config(folder: RunFolder) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    check_sealed(folder.path, folder.config.name)
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=True)
-    except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(f"{folder.config}: cannot be read ({error}); train it again") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{folder.config}: holds no settings; train the run again")
-    return {str(key): value for key, value in values.items()}
 
 
 def _refuse_mixture(folders: Sequence[RunFolder], configs: Sequence[Mapping[str, Any]]) -> None:

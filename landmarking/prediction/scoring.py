@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,15 +112,7 @@ def calibrate_runs(
     (folder / FILE).unlink(missing_ok=True)
     model = model_from_runs([folder])
     wanted = groups or model.members[0].facts.get("train_groups") or ["train"]
-    learnt = learnt_from([folder])
-    chosen = np.array(
-        [
-            index
-            for index in cohort.indices(wanted).tolist()
-            if not learnt & {cohort.records[index].participant_id, cohort.records[index].scan_id}
-        ],
-        dtype=np.int64,
-    )
+    chosen = np.intersect1d(cohort.indices(wanted), unseen(cohort, learnt_from([folder])))
     if not len(chosen):
         raise ConfigError(
             f"{folder}: the runs have learnt from everybody in {', '.join(wanted)} of "
@@ -149,6 +141,21 @@ def learnt_from(paths: Sequence[Path]) -> set[str]:
     """
     runs = [run for path in paths for run in trained_runs(path)]
     return {name for run in runs for name in read_split(run.split).train}
+
+
+def unseen(cohort: PreparedCohort, learnt: Collection[str]) -> NDArray[np.int64]:
+    """Positions of the scans of a cohort that nobody has learnt from.
+
+    Args:
+        cohort: Prepared cohort.
+        learnt: People and scans, as `learnt_from` gives them.
+    """
+    chosen = [
+        index
+        for index, record in enumerate(cohort.records)
+        if record.participant_id not in learnt and record.scan_id not in learnt
+    ]
+    return np.array(chosen, dtype=np.int64)
 
 
 def accuracy_rows(model: LandmarkModel, scored: Scored) -> list[dict[str, Any]]:
