@@ -1,15 +1,16 @@
 """Many single-landmark networks trained as one batched computation.
 
-All members see the same slices and share no weight. Their weights are stacked along a first axis
-and the network is mapped over it, so that convolutions become grouped ones and dense layers batched
-products. A member starts from the same random state, and draws the same dropout, as a run of its
-own with the same seed would: it learns the same weights up to rounding.
+All members see the same slices and share no weight. Their weights are stacked along a first axis.
+On a GPU the network is mapped over it, so that convolutions become grouped ones and dense layers
+batched products; a CPU, where grouped convolutions are slow, does the members in turn within a
+step. A member starts from the same random state, and draws the same dropout, as a run of its own
+with the same seed would: it learns the same weights up to rounding.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,18 +75,44 @@ class StackedEnsemble(nn.Module):
         Returns:
             Slice pixels (x, y), shape (B, L, 2).
         """
+        return self.in_turn(images) if images.device.type == "cpu" else self.mapped(images)
+
+    def mapped(self, images: Tensor) -> Tensor:
+        """What `forward` gives, as one batched computation."""
+        member = self._member(images)
+        predicted: Tensor = vmap(member, randomness="same")(self._weights(), self._buffers_now())
+        return predicted.squeeze(2).transpose(0, 1)
+
+    def in_turn(self, images: Tensor) -> Tensor:
+        """What `forward` gives, member by member."""
+        member, state = self._member(images), torch.get_rng_state()
+        # Taken apart at once: the gradients are then put together once, not for every member.
+        weights = {name: value.unbind() for name, value in self._weights().items()}
+        buffers = self._buffers_now()
+        predicted = []
+        for index in range(self.members):
+            torch.set_rng_state(state)  # the same dropout for all
+            own = (
+                {name: values[index] for name, values in of.items()} for of in (weights, buffers)
+            )
+            predicted.append(member(*own))
+        return torch.cat(predicted, dim=1)
+
+    def _member(self, images: Tensor) -> Callable[..., Tensor]:
+        """The network as a function of its weights and buffers, to (B, 1, 2)."""
         pattern = self._pattern[0].train(self.training)
 
-        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        def run(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
             predicted: Tensor = functional_call(pattern, (weights, buffers), (images,))
             return predicted
 
-        weights: dict[str, Tensor] = {
-            name.replace(_DOT, "."): value for name, value in self.named_parameters()
-        }
-        buffers = {name.replace(_DOT, "."): value for name, value in self.named_buffers()}
-        predicted: Tensor = vmap(one, randomness="same")(weights, buffers)
-        return predicted.squeeze(2).transpose(0, 1)
+        return run
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name.replace(_DOT, "."): value for name, value in self.named_parameters()}
+
+    def _buffers_now(self) -> dict[str, Tensor]:
+        return {name.replace(_DOT, "."): value for name, value in self.named_buffers()}
 
     def member_state(self, index: int) -> dict[str, Tensor]:
         """State of one member under the names of a network of its own."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -83,6 +85,26 @@ def test_members_start_alike_and_the_random_state_goes_on_as_after_one():
     torch.manual_seed(2)
     StackedEnsemble(image_size=(24, 24), mean_px=MEAN[:1], member=MEMBER)
     assert torch.equal(after, torch.rand(1))
+
+
+def test_members_in_turn_are_the_mapped_network():
+    """The batched computation of a GPU, on the CPU, against the members one after the other."""
+
+    def step(network: StackedEnsemble, mapped: bool) -> torch.Tensor:
+        torch.manual_seed(3)
+        forward = network.mapped if mapped else network
+        forward(IMAGES).pow(2).sum().backward()
+        return torch.rand(1)
+
+    torch.manual_seed(2)
+    turned = StackedEnsemble(image_size=(24, 24), mean_px=MEAN, member=MEMBER)
+    mapped = copy.deepcopy(turned)
+    assert torch.equal(step(turned, mapped=False), step(mapped, mapped=True))
+    for (name, ours), theirs in zip(turned.named_parameters(), mapped.parameters(), strict=True):
+        if ours.requires_grad:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-3, msg=name)
+    for ours, theirs in zip(turned.buffers(), mapped.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_typo_in_a_member_is_refused():
