@@ -143,5 +143,7 @@ class Box:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; a word where a folder stands in its place."""
+    if path.is_dir():
+        return "a folder"
     return hashlib.sha256(path.read_bytes()).hexdigest()
