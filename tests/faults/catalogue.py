@@ -197,11 +197,15 @@ def _a_scan(box: Box) -> Path:
     return sorted(box.cohort.rglob("*_T1w.nii.gz"))[1]
 
 
+def _a_landmark_file(box: Box) -> Path:
+    return sorted(box.cohort.rglob("*_landmarks.mrk.json"))[1]
+
+
 def removals(bench: Bench, rng: random.Random) -> Iterator[Fault]:
     """Something is removed while a command works."""
     places: tuple[tuple[str, str, Callable[[Box], Path]], ...] = (
         ("prepare", "a scan", _a_scan),
-        ("prepare", "a landmark file", lambda b: next(b.cohort.rglob("*_landmarks.mrk.json"))),
+        ("prepare", "a landmark file", _a_landmark_file),
         ("prepare", "participants.tsv", lambda box: box.cohort / "participants.tsv"),
         ("prepare", "the cache", lambda box: box.outputs / "cache"),
         ("train", "the run's folder", lambda box: box.run),
@@ -213,7 +217,6 @@ def removals(bench: Bench, rng: random.Random) -> Iterator[Fault]:
         ("report", "the report", lambda box: box.report),
         ("predict", "a scan", _a_scan),
         ("predict", "the model", lambda box: box.run / "checkpoints" / "model.ckpt"),
-        ("predict", "the results", lambda box: box.outputs / "predicted"),
     )
     for command, name, place in places:
         state = STARTING_FROM[command]
@@ -221,10 +224,7 @@ def removals(bench: Bench, rng: random.Random) -> Iterator[Fault]:
         for at in sorted(rng.sample(range(1, last + 1), 2)):
 
             def act(place=place) -> None:  # type: ignore[no-untyped-def]
-                try:
-                    path = place(bench.box)
-                except StopIteration:
-                    return
+                path = place(bench.box)
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
             yield Fault(
@@ -233,15 +233,8 @@ def removals(bench: Bench, rng: random.Random) -> Iterator[Fault]:
                 state,
                 command,
                 trouble=Trouble(at, act),
-                mend=_restore(state),
+                put_back=place,
             )
-
-
-def _restore(state: str) -> Callable[[Box], None]:
-    def restore(box: Box) -> None:
-        box.reset(state)
-
-    return restore
 
 
 def crowds() -> Iterator[Fault]:

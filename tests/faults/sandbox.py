@@ -117,6 +117,14 @@ class Box:
         shutil.rmtree(self.root / "box", ignore_errors=True)
         shutil.copytree(self.root / "template" / state, self.root / "box", symlinks=True)
 
+    def put_back(self, path: Path, state: str) -> None:
+        """Copy a file or folder that was removed from a state of the template, if it was there."""
+        original = self.root / "template" / state / path.relative_to(self.root / "box")
+        if path.exists() or not original.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if original.is_dir() else shutil.copy2)(original, path)
+
     def keep(self, state: str) -> None:
         """Make the present state one of the template's."""
         shutil.copytree(self.root / "box", self.root / "template" / state, symlinks=True)

@@ -8,7 +8,6 @@ writing, renamed or removed, and can end the process, raise an error or change t
 from __future__ import annotations
 
 import ctypes
-import errno
 import io
 import os
 import resource
@@ -16,7 +15,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -225,9 +223,6 @@ def fail(number: int) -> Callable[[], None]:
     return act
 
 
-NO_SPACE = errno.ENOSPC
-
-
 def file_limit(size: int, *, deadly: bool = False) -> Callable[[], None]:
     """A start: no file may grow beyond a size; deadly ends the process in the middle of a write."""
 
@@ -257,17 +252,6 @@ def skewed_clock(seconds: float) -> Callable[[], None]:
     def begin() -> None:
         true = time.time
         time.time = lambda: true() + seconds
-
-    return begin
-
-
-def later(seconds: float, act: Callable[[], None]) -> Callable[[], None]:
-    """A start: something happens after some seconds, wherever the process is then."""
-
-    def begin() -> None:
-        timer = threading.Timer(seconds, act)
-        timer.daemon = True
-        timer.start()
 
     return begin
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sandbox import Box
@@ -29,6 +30,8 @@ class Fault:
         together: Short names of commands that start at the same time instead.
         outside: Signal and share of the usual time, for the shell that people call.
         space_kib: Free space of a small disk that the first start has; None for the real disk.
+        put_back: What was removed under way, and is put back ahead of the second start where it
+            was there from the beginning. What is missing until then is no wrong number.
         mend: What the message asks a person to do.
         more: Further arguments of the command.
     """
@@ -42,6 +45,7 @@ class Fault:
     together: tuple[str, ...] = ()
     outside: tuple[Any, float] | None = None
     space_kib: int | None = None
+    put_back: Callable[[Box], Path] | None = None
     mend: Callable[[Box], None] | None = None
     more: tuple[str, ...] = ()
 
@@ -120,6 +124,7 @@ class Bench:
         return wanted
 
     def _run(self, fault: Fault, rng: random.Random, wanted: dict[str, str]) -> Verdict:
+        place = None if fault.put_back is None else fault.put_back(self.box)
         if fault.spoil is not None:
             fault.spoil(self.box, rng)
         firsts = self._first(fault)
@@ -132,9 +137,11 @@ class Bench:
             if wrong:
                 return Verdict(fault, wrong, ways, _tail(first), seconds)
         if not fault.together and any(first.status == 0 for first in firsts):
-            different = self._different(wanted)
+            different = self._different(wanted, complete=fault.put_back is None)
             if different:
                 return Verdict(fault, "number", ways, f"finished, yet {different}", seconds)
+        if place is not None:
+            self.box.put_back(place, fault.state)
         result, detail = "same", ""
         for command in dict.fromkeys(fault.together or (fault.command,)):
             result, detail, spent = self._again(fault, command, result, detail)
@@ -180,9 +187,10 @@ class Bench:
             return "stuck", f"{_tail(again)} / after mending: {_tail(mended)}", seconds
         return "said", _tail(again), seconds
 
-    def _different(self, wanted: dict[str, str]) -> str:
+    def _different(self, wanted: dict[str, str], *, complete: bool = True) -> str:
         found = self.box.digests()
-        odd = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+        keys = {*wanted, *found} if complete else set(found)
+        odd = sorted(key for key in keys if wanted.get(key) != found.get(key))
         return ", ".join(odd)
 
 
