@@ -24,6 +24,7 @@ from landmarking.models.build import network_class
 from landmarking.models.module import OptimizerConfig
 from landmarking.models.schedule import ScheduleConfig
 from landmarking.preparation import LandmarksConfig
+from landmarking.processes import available_cores
 from landmarking.run_folder import RunFolder
 
 OURS = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "num_sanity_val_steps")
@@ -169,5 +170,21 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
             raise ConfigError(f"trainer.{key}: there is no such setting; {hint}")
     if not isinstance(arguments.get("max_epochs"), int) or arguments["max_epochs"] < 1:
         raise ConfigError(
-            f"trainer.max_epochs is a number of epochs, found {arguments.get('max_epochs')!r}"
+            f"trainer.max_epochs is a number of epochs, found {arguments.get('max_epochs')!r}; "
+            "correct it"
         )
+    most = max(2, available_cores())
+    devices = arguments.get("devices")
+    if isinstance(devices, int) and devices > most and _takes_the_cpu(arguments):
+        raise ConfigError(
+            f"trainer.devices: on a CPU each is a process of its own, at most one a core ({most}), "
+            f"found {devices}; take fewer, or trainer=gpu"
+        )
+
+
+def _takes_the_cpu(arguments: Mapping[str, Any]) -> bool:
+    chosen = arguments.get("accelerator", "auto")
+    accelerators = (pl.accelerators.CUDAAccelerator, pl.accelerators.MPSAccelerator)
+    return chosen == "cpu" or (
+        chosen == "auto" and not any(kind.is_available() for kind in accelerators)
+    )

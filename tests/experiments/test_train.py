@@ -178,6 +178,16 @@ def test_a_mistake_in_a_file_is_refused_by_name(group, key, value, words):
         settings(TrainingConfig, values | {group: values[group] | {key: value}})
 
 
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+def test_a_cpu_is_not_swamped_with_processes(accelerator, monkeypatch):
+    for kind in ("CUDAAccelerator", "MPSAccelerator"):
+        monkeypatch.setattr(f"pytorch_lightning.accelerators.{kind}.is_available", lambda: False)
+    values = values_of(composed("experiment=demo_ml", f"trainer.accelerator={accelerator}"))
+    trainer = values["trainer"] | {"devices": 9999}
+    with pytest.raises(ConfigError, match=r"trainer\.devices: .*one a core .*take fewer"):
+        settings(TrainingConfig, values | {"trainer": trainer})
+
+
 def test_every_model_group_names_a_network():
     for path in sorted((PROJECT / "conf" / "model").glob("*.yaml")):
         assert yaml.safe_load(path.read_text())
