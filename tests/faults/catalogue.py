@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harm import damage
+from harm import damage, mended
 from sandbox import Box
 from starts import (
     Trouble,
@@ -234,6 +234,7 @@ def removals(bench: Bench, rng: random.Random) -> Iterator[Fault]:
                 command,
                 trouble=Trouble(at, act),
                 put_back=place,
+                mend=mended(state),
             )
 
 

@@ -127,13 +127,14 @@ def damage() -> Iterator[Fault]:
                 state,
                 command,
                 spoil=spoil,
-                mend=_mend(state),
+                mend=mended(state),
             )
 
 
-def _mend(state: str) -> Callable[[Box], None]:
+def mended(state: str) -> Callable[[Box], None]:
+    """What messages ask for: take what is damaged away, or put it back from a copy."""
+
     def mend(box: Box) -> None:
-        # What the messages ask for: take the run away, or put it back from a copy.
         template = box.root / "template" / state / "outputs"
         shutil.rmtree(box.outputs)
         shutil.copytree(template, box.outputs, symlinks=True)
