@@ -1,5 +1,4 @@
 import json
-import time
 
 import numpy as np
 import pytest
@@ -165,12 +164,8 @@ def test_the_index_is_plain_json(tmp_path):
     assert body["slices"][0]["points_mm"][1] == [None, None, None]
 
 
-def test_two_thousand_slices_open_in_under_a_second_mapped_into_memory(tmp_path):
-    blank = np.broadcast_to(np.zeros((150, 150), np.float32), (2000, 150, 150))
-    save(tmp_path / "demo", count=2000, images=blank)
-    start = time.process_time()
+def test_slices_are_mapped_into_memory_not_read(tmp_path):
+    save(tmp_path / "demo", count=3)
     loaded = load_prepared(tmp_path / "demo")
-    seconds = time.process_time() - start
     assert isinstance(loaded.images, np.memmap)
-    assert loaded.images.shape == (2000, 150, 150)
-    assert seconds < 1.0
+    assert loaded.images.mode == "r"

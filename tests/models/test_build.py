@@ -50,7 +50,7 @@ def test_a_wrong_value_is_the_users_mistake():
     [
         ({"image_size": (8,)}, "rows and columns .*again"),
         ({"image_size": (8, 0)}, "rows and columns .*again"),
-        ({"mean_px": [[1.0]]}, "landmarks have x and y .*again"),
+        ({"mean_px": [[1.0]]}, "landmarks have x and y, .*again"),
         ({"hidden": [0]}, r"model\.hidden are 1 or more each, found \[2\] and \[0\]; correct"),
         ({"channels": [-2]}, r"model\.channels .*found \[-2\]"),
         ({"dropout": 1.0}, "dropout < 1, found 1.0; correct"),
