@@ -37,11 +37,11 @@ YEAR_S = 365 * 86_400.0
 def all_faults(bench: Bench, *, small_disks: bool) -> Iterator[Fault]:
     """Every fault of the whole run, kind by kind."""
     rng = random.Random(bench.seed)
-    yield from killed(bench, rng, each=4)
+    yield from killed(bench, rng, each=3)
     yield from killed_heads(rng)
     yield from cut_writes()
     yield from killed_shells(bench, rng)
-    yield from refused_operations(bench, rng, each=5)
+    yield from refused_operations(bench, rng, each=3)
     if small_disks:
         yield from small_disks_faults()
     yield from file_limits()
