@@ -141,20 +141,46 @@ def admit(arguments: Sequence[str]) -> list[str]:
 
     Hydra refuses a key that is not in the YAML before any of our code runs, and in five lines.
     With `++` ahead it takes every key; whether there is such a setting is then for `settings` to
-    say. Sweeps (`seed=0,1`), options and Hydra's own keys are left as they are.
+    say. Sweeps (`seed=0,1`), options and Hydra's own keys are left as they are. What is typed takes
+    the place of what an experiment sweeps over; Hydra would do every run once for each old value.
 
     Args:
         arguments: The command line, without the program.
 
     Returns:
-        As many arguments, for Hydra.
+        Arguments for Hydra.
 
     Raises:
         ConfigError: If a group or its option does not exist; names the nearest.
     """
     for argument in arguments:
         _check_group(argument)
-    return [f"++{argument}" if _sets_a_value(argument) else argument for argument in arguments]
+    admitted = [f"++{argument}" if _sets_a_value(argument) else argument for argument in arguments]
+    return [*_rest_of_the_sweep(arguments), *admitted]
+
+
+def _rest_of_the_sweep(arguments: Sequence[str]) -> list[str]:
+    """What an experiment sweeps over and nobody has typed, if somebody has typed a part of it."""
+    typed = dict(argument.lstrip("+").split("=", 1) for argument in arguments if "=" in argument)
+    swept = _swept(typed.get("experiment", ""))
+    if not swept.keys() & typed.keys():
+        return []
+    rest = (f"{key}={values}" for key, values in swept.items() if key not in typed)
+    return ["hydra.sweeper.params=null", *rest]
+
+
+def _swept(experiment: str) -> dict[str, str]:
+    """What an experiment, and those that it builds on, sweep over."""
+    path = CONF / "experiment" / f"{experiment}.yaml"
+    if not path.is_file():
+        return {}
+    values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    found: dict[str, str] = {}
+    for entry in values.get("defaults", []):
+        if isinstance(entry, str):
+            found |= _swept(entry)
+    params = values.get("hydra", {}).get("sweeper", {}).get("params", {})
+    return found | {str(key): str(value) for key, value in params.items()}
 
 
 def _check_group(argument: str) -> None:

@@ -27,6 +27,22 @@ def test_values_may_have_any_key_and_groups_stay_groups():
     assert admit(rest) == rest
 
 
+def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps_over():
+    assert admit(["experiment=study", "study=mine"]) == ["experiment=study", "++study=mine"]
+    assert admit(["experiment=study_single", "seed=0", "landmark=AC,PC"]) == [
+        "hydra.sweeper.params=null",
+        "model=slim,heatmap_sl",
+        "augment=none,light,strong",
+        "experiment=study_single",
+        "++seed=0",
+        "landmark=AC,PC",
+    ]
+    assert admit(["experiment=adapt_ds", "adapt.people=40"])[:2] == [
+        "hydra.sweeper.params=null",
+        "adapt.fold=0,1,2,3,4",
+    ]
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -135,6 +135,8 @@ def test_single_landmark_experiments_sweep_by_themselves_and_skip_what_is_done(s
     assert out.count("trained") == 2
     status, out, _ = shell(*arguments)
     assert (status, out.count("already finished")) == (0, 2)
+    status, out, err = shell("experiment=demo_sl", f"outputs={tmp_path}", "landmark=AC", *SMALL)
+    assert (status, err, out.count("sl-AC-seed0: already finished")) == (0, "", 1)
 
 
 def test_a_run_that_fails_lets_the_rest_of_its_sweep_go_on(shell, tmp_path):
