@@ -172,6 +172,8 @@ def _child(command: Sequence[str], folder: Path, log: Path, trouble: Trouble) ->
             status = 0
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            if isinstance(stop.code, str):
+                sys.stderr.write(f"{stop.code}\n")  # as the interpreter does on its way out
         Path(f"{log}.events").write_text(str(count[0]))
     except BaseException:
         traceback.print_exc()
