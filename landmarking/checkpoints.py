@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: nothing is unpickled here
@@ -18,20 +17,14 @@ from typing import Any
 import torch
 
 from landmarking.errors import ConfigError
-from landmarking.storage import atomic_path
+from landmarking.storage import DAMAGED_ARCHIVE, atomic_path
 
-_DAMAGED = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
+_DAMAGED: tuple[type[Exception], ...] = (
+    *DAMAGED_ARCHIVE,
     TypeError,
     AttributeError,
     IndexError,
     UnpicklingError,
-    zipfile.BadZipFile,
-    zlib.error,
 )
 
 TO_GO_ON = frozenset({"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"})

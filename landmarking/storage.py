@@ -10,6 +10,8 @@ import os
 import secrets
 import shutil
 import socket
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,17 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _TEMPORARY = ".tmp"
+
+DAMAGED_ARCHIVE: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    RuntimeError,  # encrypted, or packed in a way that zipfile does not know
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a zip archive raises that is damaged, or lacks a member."""
 
 
 @contextmanager

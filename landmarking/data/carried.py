@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,19 +28,9 @@ from landmarking.data.prepared import (
 from landmarking.data.prepared_files import INDEX
 from landmarking.errors import CacheError, CohortError
 from landmarking.landmarks import LandmarkSet
-from landmarking.storage import atomic_folder, atomic_path, file_lock, file_sha256
+from landmarking.storage import DAMAGED_ARCHIVE, atomic_folder, atomic_path, file_lock, file_sha256
 
 SUFFIX = ".prepared.zip"
-
-_DAMAGED = (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    RuntimeError,  # encrypted, or packed in a way that zipfile does not know
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
@@ -104,7 +93,7 @@ def unpack_prepared(path: Path, folder: Path) -> PreparedCohort:
             f"{path}: its index or slices are damaged or of another version; copy the file again, "
             "or pack it again with experiments/prepare.py"
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED_ARCHIVE as error:
         raise CacheError(f"{path}: not a carried cohort ({error}); copy the file again") from error
     return load_prepared(folder)
 

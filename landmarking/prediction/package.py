@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from landmarking.landmarks import landmark_set
 from landmarking.prediction.calibration import from_plain, to_plain
 from landmarking.prediction.model import LandmarkModel, Member
 from landmarking.prediction.runs import build_member
-from landmarking.storage import atomic_path, parse_json
+from landmarking.storage import DAMAGED_ARCHIVE, atomic_path, parse_json
 
 FORMAT = 1
 SUFFIX = ".zip"
@@ -135,17 +134,6 @@ def read_card(path: Path) -> dict[str, Any]:
     return _read(path, weights=False)[0]
 
 
-_DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,  # encrypted, or packed in a way that zipfile does not know
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 def _read(path: Path, *, weights: bool = True) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -154,7 +142,7 @@ def _read(path: Path, *, weights: bool = True) -> tuple[dict[str, Any], dict[str
             arrays = {name: _array(archive.read(name)) for name in names}
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such model; give a .zip or a run") from error
-    except _DAMAGED as error:
+    except DAMAGED_ARCHIVE as error:
         raise ConfigError(
             f"{path}: not a packed model ({error}); copy it again, or make it with `landmarking "
             "pack`"
