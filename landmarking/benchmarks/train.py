@@ -49,7 +49,7 @@ class TrainBenchmark:
         clock: `wall`, or `cpu` for processor time, which a busy machine disturbs less.
     """
 
-    kinds: str = "sl,ml"
+    kinds: str = "sl,ml,stacked"
     slices: int = 32
     batch: int = 16
     epochs: int = 1
