@@ -109,17 +109,20 @@ def try_faults(bench: Bench, log: TextIO, kind: str = "", name: str = "") -> lis
         for fault in all_faults(bench, small_disks=SmallDisk.possible(bench.box))
         if kind in fault.kind and name in fault.name
     ]
-    for fault in progress(faults, "faults"):
-        verdict = bench.run(fault)
-        verdicts.append(verdict)
-        log.write(f"{verdict.result:10} {verdict.seconds:5.1f} s  {fault.kind}: {fault.name}\n")
-        log.flush()
-        if not verdict.survived:
-            sys.stdout.write(
-                f"LOST ({verdict.result}; {verdict.first}) {fault.kind}: {fault.name}\n"
-                f"     {verdict.detail}\n"
-            )
-            sys.stdout.flush()
+    try:
+        for fault in progress(faults, "faults"):
+            verdict = bench.run(fault)
+            verdicts.append(verdict)
+            log.write(f"{verdict.result:10} {verdict.seconds:5.1f} s  {fault.kind}: {fault.name}\n")
+            log.flush()
+            if not verdict.survived:
+                sys.stdout.write(
+                    f"LOST ({verdict.result}; {verdict.first}) {fault.kind}: {fault.name}\n"
+                    f"     {verdict.detail}\n"
+                )
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stdout.write("stopped; the table counts what was tried until then\n")
     return verdicts
 
 
