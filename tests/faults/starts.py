@@ -153,6 +153,10 @@ def finish(child: Child, limit_s: float = LIMIT_S) -> Ended:
 def _child(command: Sequence[str], folder: Path, log: Path, trouble: Trouble) -> None:
     status = 1
     try:
+        # What earlier work in this process has done with signals is not the child's business:
+        # Lightning, for one, leaves Ctrl-C without effect once it was answered.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for number, end in ((1, "out"), (2, "err")):
             handle = os.open(f"{log}.{end}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(handle, number)

@@ -59,6 +59,16 @@ def test_a_run_that_was_disturbed_ends_as_if_it_had_not_been(bench, share, act):
     assert verdict.first != "finished", "something was disturbed"
 
 
+def test_a_start_does_not_inherit_what_was_done_with_signals(bench):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        trouble = starts.Trouble(start=starts.send(signal.SIGINT))
+        ended = starts.forked(bench.box.command("train"), bench.box.root, trouble)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.status != 0
+
+
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_space(bench):
     trouble = starts.Trouble(start=starts.file_limit(20_000))
     verdict = bench.run(Fault("quick", "full", "prepared", "train", trouble=trouble))
