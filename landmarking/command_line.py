@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -99,6 +99,8 @@ def one_message() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         failed = str(error) == OTHERS_WENT_ON
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        if isinstance(error, OverrideParseException):
+            cause = "correct the command line: GROUP=OPTION or KEY=VALUE"
         sys.exit(_told(f"{error}\n{cause}".strip(), FAILED if failed else BAD_INPUT))
     except OSError as error:
         sys.exit(_told(refused_by_the_system(error)))
@@ -200,7 +202,7 @@ def _check_group(argument: str) -> None:
 
 def _nearest(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
 
 
 def _sets_a_value(argument: str) -> bool:

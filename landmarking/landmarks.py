@@ -94,7 +94,7 @@ class LandmarkSet:
             LandmarkError: If a name is unknown or comes twice.
         """
         if len(set(names)) != len(names):
-            raise LandmarkError(f"landmarks come once each, got {', '.join(names)}")
+            raise LandmarkError(f"landmarks come once each, got {', '.join(names)}; name each once")
         chosen = tuple(self.landmarks[self.index(name)] for name in names)
         return LandmarkSet(self.name, chosen)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from landmarking.callbacks import GroupEvaluation, History, RunCheckpoint, TestGroup
@@ -208,13 +209,19 @@ def _fit(
         RunCheckpoint(folder.last, config.callbacks.checkpoint_every),
     ]
     with quiet():
-        trainer = pl.Trainer(
-            **config.trainer,
-            default_root_dir=folder.path,
-            logger=_tensorboard(config, folder),
-            callbacks=callbacks,
-            num_sanity_val_steps=0,
-        )
+        try:
+            trainer = pl.Trainer(
+                **config.trainer,
+                default_root_dir=folder.path,
+                logger=_tensorboard(config, folder),
+                callbacks=callbacks,
+                num_sanity_val_steps=0,
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            found = str(error).splitlines()[0]
+            raise ConfigError(
+                f"trainer: Lightning refuses what it is given ({found}); correct trainer.*"
+            ) from error
         # Weights only: a checkpoint is data, and loading one must not run what is put there.
         try:
             trainer.fit(module, data, ckpt_path=folder.last if resume else None, weights_only=True)

@@ -115,6 +115,8 @@ class TrainingConfig:
         Raises:
             ConfigError: If one is unknown.
         """
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is a whole number from 0 to 4294967295, found {self.seed}")
         network_class(self.model)
         check_trainer(self.trainer)
 

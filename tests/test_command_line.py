@@ -53,7 +53,7 @@ def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps_over():
             "cohort/preste=demo",
             "cohort/preste: there is no such group; did you mean cohort/preset?",
         ),
-        ("logger=wandb", "logger=wandb: no such choice; there are none, tensorboard"),
+        ("logger=wandb", "logger=wandb: no such choice; choose one of none, tensorboard"),
     ],
 )
 def test_a_group_or_option_that_is_not_there_is_refused_with_the_nearest(argument, message):

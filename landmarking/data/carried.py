@@ -44,7 +44,7 @@ def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
         CacheError: If the name has another ending or the file cannot be written.
     """
     if not path.name.endswith(SUFFIX):
-        raise CacheError(f"{path}: a carried cohort is named something{SUFFIX}")
+        raise CacheError(f"{path}: a carried cohort is named something{SUFFIX}; name it so")
     try:
         with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
             carried = Path(folder, "cohort")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +43,14 @@ class OptimizerConfig:
         Raises:
             ConfigError: If a value is out of range.
         """
-        if self.learning_rate <= 0.0 or self.weight_decay < 0.0:
+        if not 0.0 < self.learning_rate < math.inf or not 0.0 <= self.weight_decay < math.inf:
             raise ConfigError(
                 "optimizer.learning_rate is positive and optimizer.weight_decay not negative, "
                 f"found {self.learning_rate} and {self.weight_decay}"
+            )
+        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(
+                f"optimizer.betas are two numbers from 0 to below 1, found {list(self.betas)}"
             )
 
 

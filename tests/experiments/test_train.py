@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 import subprocess
 import sys
@@ -168,6 +169,8 @@ def test_mistakes_are_one_message_and_status_2(shell, tmp_path, override, words)
     ("group", "key", "value", "words"),
     [
         ("optimizer", "learning_rat", 1, r"did you mean optimizer\.learning_rate\?"),
+        ("optimizer", "learning_rate", math.nan, r"learning_rate is positive .*correct"),
+        ("optimizer", "betas", [0.9], r"optimizer\.betas"),
         ("trainer", "max_epoch", 1, r"did you mean trainer\.max_epochs\?"),
         ("trainer", "max_epochs", 0, r"trainer\.max_epochs"),
         ("schedule", "kind", "linear", r"schedule\.kind"),
@@ -188,6 +191,12 @@ def test_a_cpu_is_not_swamped_with_processes(accelerator, monkeypatch):
     trainer = values["trainer"] | {"devices": 9999}
     with pytest.raises(ConfigError, match=r"trainer\.devices: .*one a core .*take fewer"):
         settings(TrainingConfig, values | {"trainer": trainer})
+
+
+def test_a_seed_that_no_generator_takes_is_refused():
+    values = values_of(composed("experiment=demo_ml")) | {"seed": -1}
+    with pytest.raises(ConfigError, match=r"seed is a whole number from 0 .*found -1; correct"):
+        settings(TrainingConfig, values)
 
 
 def test_every_model_group_names_a_network():
