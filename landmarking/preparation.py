@@ -14,7 +14,7 @@ from landmarking.data.assembly import cohort_digest, input_digests, save_cohort
 from landmarking.data.cache import StageCache, stage_key
 from landmarking.data.carried import is_prepared, open_prepared
 from landmarking.data.jobs import Job, PreparedScan, prepare_scans
-from landmarking.data.prepared import PreparedCohort, check_others, load_prepared
+from landmarking.data.prepared import PreparedCohort, load_prepared
 from landmarking.data.prepared_files import INDEX
 from landmarking.data.stages import key_settings, stage_versions
 from landmarking.errors import CacheError, CohortError
@@ -238,8 +238,7 @@ def _load_finished(folder: Path, digest: str) -> PreparedCohort | None:
     if not (folder / INDEX).exists():
         return None
     try:
-        prepared = load_prepared(folder)
-        check_others(folder)
+        prepared = load_prepared(folder, others=True)
     except CacheError as error:
         logger.warning("%s; it is made again", error)
         return None

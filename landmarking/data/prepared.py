@@ -206,38 +206,33 @@ def save_prepared(
     return load_prepared(folder)
 
 
-def check_others(folder: Path) -> None:
-    """Compare the files for people that stand beside the slices with their checksums.
-
-    Args:
-        folder: Folder that `save_prepared` made; earlier versions wrote no checksums of these.
-
-    Raises:
-        CacheError: If one is missing or was changed, or the index is damaged.
-    """
-    others = read_index(folder).get("others_sha256", {})
-    for name, sha256 in others.items() if isinstance(others, dict) else ():
-        path = folder / name
-        if not path.is_file() or file_sha256(path) != sha256:
-            raise CacheError(f"{path}: is not what was written; {AGAIN}")
-
-
-def load_prepared(folder: Path, *, verify: bool = True) -> PreparedCohort:
+def load_prepared(folder: Path, *, verify: bool = True, others: bool = False) -> PreparedCohort:
     """Open a prepared cohort; float32 slices are mapped into memory, not read.
 
     Args:
         folder: Folder that `save_prepared` made.
         verify: Compare the bytes of the slices with their checksum (0.1 s for 2,000 slices).
+        others: Compare the files for people beside them too; earlier versions wrote no checksums
+            of these.
 
     Raises:
         CacheError: If it is missing, damaged, or of another version.
     """
     body = read_index(folder)
+    if others:
+        _check_others(folder, body.get("others_sha256", {}))
     try:
         return _opened(folder, body, verify)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         # A checksum vouches for bytes, not for who wrote them.
         raise CacheError(f"{folder / INDEX}: is no index of slices ({error!r}); {AGAIN}") from error
+
+
+def _check_others(folder: Path, others: object) -> None:
+    for name, sha256 in others.items() if isinstance(others, dict) else ():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != sha256:
+            raise CacheError(f"{path}: is not what was written; {AGAIN}")
 
 
 def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCohort:
