@@ -10,7 +10,12 @@ from pathlib import Path
 
 from landmarking.cohort.bids import Cohort
 from landmarking.cohort.sources import CohortConfig, open_cohort
-from landmarking.data.assembly import cohort_digest, input_digests, save_cohort
+from landmarking.data.assembly import (
+    cohort_digest,
+    combined_digest,
+    input_digests,
+    save_cohort,
+)
 from landmarking.data.cache import StageCache, stage_key
 from landmarking.data.carried import is_prepared, open_prepared
 from landmarking.data.jobs import Job, PreparedScan, prepare_scans
@@ -54,6 +59,7 @@ class Preparation:
 
     Attributes:
         prepared: The cohort.
+        inputs: SHA-256 of all scan, landmark and tissue files.
         seconds: Time spent in each stage, summed over processes.
         computed: Scans that each stage was computed for; the rest came from the cache.
         wall_seconds: Time from start to end.
@@ -61,6 +67,7 @@ class Preparation:
     """
 
     prepared: PreparedCohort
+    inputs: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     computed: Mapping[str, int] = field(default_factory=dict)
     wall_seconds: float = 0.0
@@ -158,17 +165,19 @@ def prepare(
     start = time.perf_counter()
     count = workers or available_cores()
     digests = input_digests(cohort, outputs, count)
+    inputs = combined_digest(cohort, digests)
     digest = cohort_digest(cohort, landmarks, settings, digests)
     folder = outputs / "prepared" / f"{cohort.name}-{digest[:12]}"
     with file_lock(outputs / "cache" / "locks" / f"prepare-{digest[:12]}.lock"):
         finished = _load_finished(folder, digest)
         if finished is not None:
-            return Preparation(finished, wall_seconds=time.perf_counter() - start, reused=True)
+            wall_seconds = time.perf_counter() - start
+            return Preparation(finished, inputs, wall_seconds=wall_seconds, reused=True)
         remove_leftovers(outputs / "prepared")
         scans = _all_scans(cohort, landmarks, settings, outputs, digests, count, progress)
         prepared = save_cohort(folder, cohort, landmarks, settings, digest, scans)
     seconds, computed = _times(scans)
-    return Preparation(prepared, seconds, computed, time.perf_counter() - start)
+    return Preparation(prepared, inputs, seconds, computed, time.perf_counter() - start)
 
 
 def prepare_shard(

@@ -153,6 +153,7 @@ def summary_text(preparation: Preparation) -> str:
         for stage, seconds in preparation.seconds.items()
     ]
     lines += _flagged_lines(prepared.folder / QUALITY)
+    lines.append(f"input bytes:   sha256 {preparation.inputs}")
     lines.append(f"slices:        {prepared.folder}")
     lines.append(f"quality:       {prepared.folder / QUALITY}")
     sheets = sorted(prepared.folder.glob("contact-sheet-*.png"))

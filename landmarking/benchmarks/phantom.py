@@ -163,18 +163,20 @@ def _timing(settings: PhantomSettings, count: int) -> str:
         return "time: not measured"
     keep_freed_memory()  # as the processes that make cohorts do
     make_head(settings, Subject("HS", 0))
-    made, sizes = [], []
+    made, written, sizes = [], [], []
+    scans = planned_scans(replace(settings, train=count, healthy=0, down_syndrome=0))
     with tempfile.TemporaryDirectory(prefix="landmarking-") as folder, one_thread():
-        for index in range(count):
+        for scan in scans:
             start = time.process_time()
-            sizes.append(make_head(settings, Subject("train", index)).data.size)
+            sizes.append(make_head(settings, scan.subject).data.size)
             made.append(time.process_time() - start)
-        start = time.process_time()
-        for scan in planned_scans(replace(settings, train=count, healthy=0, down_syndrome=0)):
-            write_head((Path(folder), settings, scan))
-        whole = (time.process_time() - start) / count
+            written.append(write_head((Path(folder), settings, scan)))
     return (
-        f"time: {np.mean(made):.2f} s of processor a head at {settings.scanner.voxel_mm[0]:g} mm "
+        f"time: {_median_range(made)} of processor a head at {settings.scanner.voxel_mm[0]:g} mm "
         f"({np.mean(sizes) / 1e6:.1f} million voxels) in one thread, after the first; "
-        f"{whole:.2f} s with its files"
+        f"{_median_range(written)} with its files"
     )
+
+
+def _median_range(seconds: Sequence[float]) -> str:
+    return f"{np.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"

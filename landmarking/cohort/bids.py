@@ -47,6 +47,12 @@ class ScanRecord:
     sex: str | None = None
     tissues: tuple[Path, ...] | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Image, landmark file and tissue maps, as far as there are any."""
+        landmarks = () if self.landmarks is None else (self.landmarks,)
+        return (self.image, *landmarks, *(self.tissues or ()))
+
 
 @dataclass(frozen=True)
 class Cohort:

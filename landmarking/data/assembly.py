@@ -30,9 +30,7 @@ def input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str
     Raises:
         CohortError: If a file cannot be read.
     """
-    files = [record.image for record in cohort.scans]
-    files += [record.landmarks for record in cohort.scans if record.landmarks is not None]
-    files += [path for record in cohort.scans for path in record.tissues or ()]
+    files = [path for record in cohort.scans for path in record.files]
     try:
         return FileDigests(outputs / "cache" / "files.json").digests(files, workers)
     except OSError as error:
@@ -40,6 +38,17 @@ def input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str
             f"cohort {cohort.name}: a file cannot be read ({error}); check its permissions, or put "
             "it back"
         ) from error
+
+
+def combined_digest(cohort: Cohort, digests: Mapping[Path, str]) -> str:
+    """SHA-256 of the bytes of all scan, landmark and tissue files, wherever the cohort lies.
+
+    Args:
+        cohort: People and files.
+        digests: SHA-256 of the files.
+    """
+    scans = [(record.scan_id, [digests[path] for path in record.files]) for record in cohort.scans]
+    return stage_key("inputs", 1, sorted(scans))
 
 
 def cohort_digest(

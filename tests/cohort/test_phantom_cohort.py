@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 import subprocess
 from dataclasses import replace
@@ -64,6 +65,17 @@ def test_tissue_maps_lie_on_the_grid_of_their_scan(tree):
 def test_two_workers_write_the_same_bytes(tree, tmp_path, coarse):
     write_phantom_cohort(tmp_path, coarse, workers=2, progress=False)
     assert content(tmp_path) == content(tree)
+
+
+def test_a_build_says_how_many_seconds_a_head_took(tmp_path, coarse, capsys):
+    small = replace(coarse, train=0, scans_per_person=1.0, keep_tissues=False)
+    write_phantom_cohort(tmp_path, small)
+    said = capsys.readouterr()
+    number = r"\d+\.\d\d s of one core a head, with its files\n"
+    assert re.search(rf"made 2 phantom heads in \d+ s: {number}", said.err)
+    assert said.out == ""
+    write_phantom_cohort(tmp_path, small)
+    assert "made" not in capsys.readouterr().err
 
 
 def test_complete_heads_stay_and_others_are_made_again(tree, coarse):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from landmarking.cohort.bids import Cohort, ScanRecord
-from landmarking.data.assembly import cohort_digest, input_digests
+from landmarking.data.assembly import cohort_digest, combined_digest, input_digests
 from landmarking.errors import CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set
@@ -58,6 +58,23 @@ def test_tissue_maps_move_the_digest_by_their_bytes():
 )
 def test_place_and_normalisation_do_not(changed):
     assert digest(**changed) == digest()
+
+
+def test_input_bytes_are_told_by_one_digest_wherever_the_cohort_lies():
+    first, second = (tuple(Path(place, name) for name in ("1", "2", "3")) for place in "ab")
+    digests = dict(zip(first + second, "xyzxyz", strict=True))
+
+    def cohort(paths):
+        other = replace(SCAN, scan_id="s2", image=paths[1], landmarks=None, tissues=(paths[2],))
+        scans = (replace(SCAN, image=paths[0], landmarks=None), other)
+        return Cohort(paths[0].parent.name, paths[0].parent, scans)
+
+    one = combined_digest(cohort(first), digests)
+    assert combined_digest(cohort(second), digests) == one
+    backwards = replace(cohort(first), scans=cohort(first).scans[::-1])
+    assert combined_digest(backwards, digests) == one
+    for path in first:
+        assert combined_digest(cohort(first), {**digests, path: "changed"}) != one
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
