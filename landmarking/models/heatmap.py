@@ -1,10 +1,4 @@
-"""Encoder-decoder with one heatmap per landmark and an expectation head.
-
-The heatmap is a softmax over pixels and the prediction its expectation, as in integral regression
-(Sun et al. 2018) and DSNT (Nibali et al. 2018): sub-pixel, differentiable, and trained with the
-Euclidean loss on coordinates. The spread of the heatmap is held near a few pixels by a small
-penalty in the manner of DSNT's variance term, and says how sure the network is.
-"""
+"""Encoder-decoder with one heatmap per landmark and an expectation head."""
 
 from __future__ import annotations
 
@@ -16,20 +10,15 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from landmarking.errors import ConfigError
+from landmarking.models.expectation import ExpectationNetwork
 
 
-class HeatmapNetwork(nn.Module):
-    """Slices to coordinates through heatmaps.
+class HeatmapNetwork(ExpectationNetwork):
+    """Slices to coordinates through the heatmaps of a slim encoder-decoder.
 
     Attributes:
         stride: Image pixels for one heatmap pixel.
-        spread_weight: Weight of the penalty on spread in the training loss.
-        penalised: Tells `LandmarkModule` that `forward` takes `with_penalty`.
     """
-
-    penalised = True
-    columns: Tensor
-    rows: Tensor
 
     def __init__(
         self,
@@ -56,11 +45,9 @@ class HeatmapNetwork(nn.Module):
         Raises:
             ConfigError: If an argument is out of range.
         """
-        super().__init__()
-        _check(channels, stride, dropout, spread_weight, spread_target_px)
+        super().__init__(spread_weight, spread_target_px)
+        _check(channels, stride, dropout)
         self.stride = stride
-        self.spread_weight = spread_weight
-        self.spread_target_px = spread_target_px
         self.stem = _block(1, channels[0], stride=min(stride, 2), kernel=5)
         self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(channels))
         self.deep = nn.ModuleList(_block(width, width) for width in channels[1:])
@@ -74,41 +61,10 @@ class HeatmapNetwork(nn.Module):
         )
         self.head = nn.Conv2d(channels[finest], len(mean_px), kernel_size=3, padding=1)
         rows, columns = ((side - 1) // stride + 1 for side in image_size)
-        self.register_buffer("rows", torch.arange(rows) * float(stride), persistent=False)
-        self.register_buffer("columns", torch.arange(columns) * float(stride), persistent=False)
+        self.place(torch.arange(rows) * float(stride), torch.arange(columns) * float(stride))
 
-    def forward(self, images: Tensor, with_penalty: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Predict slice pixels.
-
-        Args:
-            images: Normalised slices, shape (B, 1, H, W).
-            with_penalty: Return what the spread adds to the training loss as well, a scalar.
-
-        Returns:
-            Slice pixels (x, y), shape (B, L, 2), float32; and the penalty if asked for.
-        """
-        points, spread = self.with_spread(images)
-        return (points, self.penalty(spread)) if with_penalty else points
-
-    def with_spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict slice pixels and how widely each heatmap spreads.
-
-        Args:
-            images: Normalised slices, shape (B, 1, H, W).
-
-        Returns:
-            Slice pixels (x, y), shape (B, L, 2), and the heatmaps' standard deviation in pixels
-            (root of the variance summed over both axes), shape (B, L); float32.
-        """
-        heatmaps = self.heatmaps(images)
-        # Marginals first: the expectation of x needs only the sum over rows.
-        along_x, along_y = heatmaps.sum(dim=-2), heatmaps.sum(dim=-1)
-        x, y = along_x @ self.columns, along_y @ self.rows
-        variance = along_x @ self.columns**2 - x * x + along_y @ self.rows**2 - y * y
-        return torch.stack([x, y], dim=-1), variance.clamp(min=1e-4).sqrt()
-
-    def heatmaps(self, images: Tensor) -> Tensor:
-        """Probability of each landmark by heatmap pixel, shape (B, L, H / stride, W / stride)."""
+    def scores(self, images: Tensor) -> Tensor:
+        """Logarithm of each heatmap up to a constant, shape (B, L, H / stride, W / stride)."""
         features = self.stem(images)
         levels = [features]
         for down, deep in zip(self.down, self.deep, strict=True):
@@ -120,13 +76,8 @@ class HeatmapNetwork(nn.Module):
             finer = levels.pop()
             features = interpolate(features, size=finer.shape[-2:], mode="bilinear")
             features = up(torch.cat([finer, features], dim=1))
-        scores = self.head(features).float()
-        shares: Tensor = scores.flatten(2).softmax(dim=-1)
-        return shares.reshape(scores.shape)
-
-    def penalty(self, spread_px: Tensor) -> Tensor:
-        """What spreads, shape (B, L), away from the target add to the loss, a scalar."""
-        return self.spread_weight * (spread_px - self.spread_target_px).abs().mean()
+        scores: Tensor = self.head(features)
+        return scores
 
 
 def _block(inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -137,13 +88,7 @@ def _block(inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3) -> nn
     )
 
 
-def _check(
-    channels: Sequence[int],
-    stride: int,
-    dropout: float,
-    spread_weight: float,
-    spread_target_px: float,
-) -> None:
+def _check(channels: Sequence[int], stride: int, dropout: float) -> None:
     if len(channels) < 2 or min(channels) < 1:
         raise ConfigError(
             f"model.channels has at least two levels of at least one, found {list(channels)}"
@@ -152,8 +97,3 @@ def _check(
         raise ConfigError(f"model.stride is 1, 2 or 4, found {stride}")
     if not 0.0 <= dropout < 1.0:
         raise ConfigError(f"model.dropout lies in 0 <= dropout < 1, found {dropout}")
-    if spread_weight < 0.0 or spread_target_px <= 0.0:
-        raise ConfigError(
-            "model.spread_weight is not negative and model.spread_target_px positive, found "
-            f"{spread_weight} and {spread_target_px}"
-        )
