@@ -69,6 +69,13 @@ def network_class(spec: Mapping[str, Any]) -> type[nn.Module]:
     module, _, name = target.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        package = target.partition(".")[0]
+        missing = f"package {package} is not installed; pip install {package}, or "
+        raise ConfigError(
+            f"model._target_: no network {target!r} can be imported; "
+            f"{missing if error.name == package else ''}{_NAME}"
+        ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"model._target_: no network {target!r} can be imported; {_NAME}"

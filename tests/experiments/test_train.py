@@ -6,11 +6,11 @@ import math
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -201,8 +201,13 @@ def test_a_seed_that_no_generator_takes_is_refused():
 
 def test_every_model_group_names_a_network():
     for path in sorted((PROJECT / "conf" / "model").glob("*.yaml")):
-        assert yaml.safe_load(path.read_text())
-        settings(TrainingConfig, values_of(composed(f"model={path.stem}")))
+        values = values_of(composed(f"model={path.stem}"))
+        package = values["model"].get("network", {}).get("_target_", "torch").partition(".")[0]
+        if find_spec(package) is None:
+            with pytest.raises(ConfigError, match=rf"{package} is not installed; pip install"):
+                settings(TrainingConfig, values)
+        else:
+            settings(TrainingConfig, values)
 
 
 def test_help_answers_without_loading_anything_heavy():
