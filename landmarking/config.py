@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
@@ -52,6 +52,24 @@ def settings(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
         raise ConfigError(f"{where or schema.__name__}: {error}; {_CORRECT}") from error
     assert isinstance(built, schema)
     return built
+
+
+def refuse_outside(key: str, name: str) -> None:
+    """Refuse a name of an output folder that would lead out of the outputs.
+
+    Args:
+        key: Setting that it was given as.
+        name: The name; folders within folders are as good.
+
+    Raises:
+        ConfigError: If it is empty or absolute, or leads upwards.
+    """
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ConfigError(
+            f"{key} names a folder within outputs, found {name!r}; give a plain name, and "
+            "outputs=DIR for another place"
+        )
 
 
 _CORRECT = "correct the value; --help and the files in conf/ show what fits"

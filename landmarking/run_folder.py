@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from landmarking.errors import ConfigError
 from landmarking.seal import CHECKSUMS, check_sealed, seal
-from landmarking.storage import parse_json, remove_leftovers, write_text
+from landmarking.storage import not_written, parse_json, remove_leftovers, write_text
 
 NOT_DECIDING = ("outputs", "overwrite", "threads", "workers", "logger")
 """Settings that may differ when a run is started again: they do not touch its numbers."""
@@ -131,10 +131,7 @@ class RunFolder:
 
     def not_written(self, error: OSError) -> ConfigError:
         """What to raise where the system refuses to write here."""
-        return ConfigError(
-            f"outputs: {self.path} cannot be written ({error.strerror or error}); free space there "
-            "or set outputs=DIR to another folder"
-        )
+        return ConfigError(not_written(self.path, error, "set outputs=DIR to another folder"))
 
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration that a run was trained with, plain values.

@@ -33,6 +33,17 @@ DAMAGED_ARCHIVE: tuple[type[Exception], ...] = (
 """What reading a zip archive raises that is damaged, or lacks a member."""
 
 
+def not_written(path: Path, error: OSError, way_out: str) -> str:
+    """What to tell people where the system refuses to write.
+
+    Args:
+        path: File or folder.
+        error: What the system says.
+        way_out: What to do where space cannot be freed, as in "choose another file".
+    """
+    return f"{path}: cannot be written ({error.strerror or error}); free space or {way_out}"
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary neighbour to write to, and rename it to `path` on success.

@@ -37,7 +37,7 @@ from landmarking.provenance import provenance
 from landmarking.quiet import quiet
 from landmarking.results import cohort_images, mean_errors, write_results
 from landmarking.run_folder import RunFolder, State
-from landmarking.storage import file_lock
+from landmarking.storage import file_lock, not_written
 from landmarking.tensorboard import Pictures, log_final
 from landmarking.training_config import TrainingConfig
 from landmarking.transfer import start_from
@@ -122,10 +122,8 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort) -> RunResult:
             if state is not State.FINISHED:
                 _train_and_predict(config, data, folder, resume=state is State.STARTED)
     except OSError as error:
-        raise ConfigError(
-            f"{folder.path}: cannot be written ({error.strerror or error}); free space there and "
-            "the same command goes on from the last checkpoint, or set outputs=DIR"
-        ) from error
+        again = "set outputs=DIR; with space, the same command goes on from the last checkpoint"
+        raise ConfigError(not_written(folder.path, error, again)) from error
     return RunResult(folder.path, state, mean_errors(folder.predictions))
 
 

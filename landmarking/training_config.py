@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from landmarking.callbacks import CallbacksConfig
 from landmarking.cohort.sources import CohortConfig
+from landmarking.config import refuse_outside
 from landmarking.data.adaptation import AdaptConfig
 from landmarking.data.augment_config import AugmentConfig
 from landmarking.data.datamodule import BatchConfig
@@ -110,11 +111,13 @@ class TrainingConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Check what types cannot: the network's and the trainer's own arguments.
+        """Check what types cannot: names, and the network's and the trainer's own arguments.
 
         Raises:
-            ConfigError: If one is unknown.
+            ConfigError: If a name leads out of the outputs or an argument is unknown.
         """
+        refuse_outside("study", self.study)
+        refuse_outside("run", self.run_name)
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is a whole number from 0 to 4294967295, found {self.seed}")
         network_class(self.model)

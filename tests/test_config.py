@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import OmegaConf
 
-from landmarking.config import PROJECT, register_resolvers, settings
+from landmarking.config import PROJECT, refuse_outside, register_resolvers, settings
 from landmarking.errors import ConfigError
 
 
@@ -73,3 +73,14 @@ class Ranged:
 def test_every_range_comes_with_a_way_out(share, message):
     with pytest.raises(ConfigError, match=message):
         settings(Ranged, {"share": share})
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/../../b", "/tmp/study", ""])
+def test_names_that_lead_out_of_the_outputs_are_refused(name):
+    with pytest.raises(ConfigError, match=r"study names a folder within outputs, .*outputs=DIR"):
+        refuse_outside("study", name)
+
+
+@pytest.mark.parametrize("name", ["study", "2026/study", "a..b", "Sant Pau"])
+def test_other_names_are_not(name):
+    refuse_outside("study", name)

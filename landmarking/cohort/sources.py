@@ -10,6 +10,7 @@ from landmarking.cohort.bids_tree import AFIDS_LAYOUT, read_cohort
 from landmarking.cohort.phantom import PhantomSettings
 from landmarking.cohort.phantom_cohort import write_phantom_cohort
 from landmarking.cohort.slices import read_slices
+from landmarking.config import refuse_outside
 from landmarking.errors import CohortError, ConfigError
 
 KINDS = ("phantom", "bids", "adni_santpau", "afids", "slices")
@@ -41,13 +42,15 @@ class CohortConfig:
     preset: PhantomSettings = field(default_factory=PhantomSettings)
 
     def __post_init__(self) -> None:
-        """Refuse unknown kinds and an unset root.
+        """Refuse unknown kinds, names that lead elsewhere and an unset root.
 
         Raises:
-            ConfigError: If the kind is unknown or the root is empty.
+            ConfigError: If the kind is unknown, the name leads out of the outputs or the root is
+                empty.
         """
         if self.kind not in KINDS:
             raise ConfigError(f"cohort.kind: {self.kind!r} is none of {', '.join(KINDS)}")
+        refuse_outside("cohort.name", self.name)
         if not self.root:
             raise ConfigError("cohort.root: name the folder of the cohort, cohort.root=DIR")
         if self.kind == "adni_santpau" and not self.test_root:

@@ -41,6 +41,9 @@ GRID_CENTRE_MM = np.array([0.0, -15.5, -7.5])
 MIDSAGITTAL_COMMON = Plane(LEFT, 0.0)
 """The template's plane of symmetry, x = 0 of the common space."""
 
+LARGEST_SLICE = 4096
+"""Rows and columns; a head at 0.1 mm fits."""
+
 
 @dataclass
 class PreprocessSettings:
@@ -72,6 +75,8 @@ class PreprocessSettings:
         """
         _choice("registration", self.registration, ("rigid", "affine", "none"))
         _choice("normalisation", self.normalisation, NORMALISATIONS)
+        if not 1 <= self.slice_size <= LARGEST_SLICE:
+            raise ConfigError(f"slice_size is 1 to {LARGEST_SLICE} pixels, found {self.slice_size}")
         if len(self.crop) != 2 or not 0 <= self.crop[0] < self.crop[1] <= self.slice_size:
             raise ConfigError(
                 f"crop is [first, last + 1] within 0 to slice_size ({self.slice_size}), "

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from landmarking.errors import LandmarkingError
 from landmarking.prediction.clock import Clock, peak_mib
 from landmarking.prediction.inputs import Target
+from landmarking.storage import not_written
 
 logger = logging.getLogger(__name__)
 
@@ -117,10 +118,7 @@ def attempt(job: Job, make: Callable[[Clock], Record]) -> Outcome:
     except MemoryError:
         problem = f"{scan}: there is too little memory for it; use fewer --workers"
     except OSError as error:
-        problem = (
-            f"{job.output / stem}: cannot be written ({error.strerror or error}); free space or "
-            "choose another -o"
-        )
+        problem = not_written(job.output / stem, error, "choose another -o")
     except Exception as error:  # a defect of ours on one scan must not cost the others
         logger.error("%s", traceback.format_exc())
         problem = f"{scan}: a defect of this program ({type(error).__name__}: {error})"

@@ -25,7 +25,7 @@ from landmarking.data.batches import normalise_batch
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array
 from landmarking.prediction.model import LandmarkModel, points_and_spread
-from landmarking.storage import atomic_path, write_text
+from landmarking.storage import atomic_path, not_written, write_text
 
 AGREE_MM = 0.01
 """An exported graph that differs from torch by more is refused."""
@@ -107,10 +107,7 @@ def export_model(model: LandmarkModel, path: Path) -> float:
             run = writers[path.suffix](graph, slices, temporary)
             apart_mm = _difference_mm(model, slices, run)
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose "
-            "another file"
-        ) from error
+        raise ConfigError(not_written(path, error, "choose another file")) from error
     write_text(path.with_suffix(path.suffix + ".json"), json.dumps(_card(model), indent=1) + "\n")
     return apart_mm
 

@@ -29,7 +29,7 @@ from landmarking.landmarks import landmark_set
 from landmarking.prediction.calibration import from_plain, to_plain
 from landmarking.prediction.model import LandmarkModel, Member
 from landmarking.prediction.runs import build_member
-from landmarking.storage import DAMAGED_ARCHIVE, atomic_path, parse_json
+from landmarking.storage import DAMAGED_ARCHIVE, atomic_path, not_written, parse_json
 
 FORMAT = 1
 SUFFIX = ".zip"
@@ -66,10 +66,7 @@ def write_package(path: Path, model: LandmarkModel, card: Mapping[str, Any]) -> 
                 np.save(buffer, values, allow_pickle=False)
                 _put(archive, name, buffer.getvalue())
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose "
-            "another file"
-        ) from error
+        raise ConfigError(not_written(path, error, "choose another file")) from error
 
 
 def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -25,6 +25,7 @@ from landmarking.prediction.console import (
 from landmarking.prediction.files import TABLE, read_record, write_dataset, write_table
 from landmarking.prediction.inputs import Target, find_scans
 from landmarking.prediction.predict_jobs import PredictJob, finished, predict_job
+from landmarking.storage import not_written
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,10 +98,8 @@ def _write_tables(options: argparse.Namespace, output: Path) -> Path:
             write_dataset(output)
         return write_table(output)
     except OSError as error:
-        raise ConfigError(
-            f"{output / TABLE}: cannot be written ({error.strerror or error}); free space or "
-            "choose another -o, then start again: finished scans are skipped"
-        ) from error
+        again = "choose another -o, then start again: finished scans are skipped"
+        raise ConfigError(not_written(output / TABLE, error, again)) from error
 
 
 def _line(outcome: Outcome) -> str:

@@ -199,6 +199,12 @@ def test_a_seed_that_no_generator_takes_is_refused():
         settings(TrainingConfig, values)
 
 
+@pytest.mark.parametrize("key", ["study", "run", "cohort.name"])
+def test_output_folders_stay_within_the_outputs(key):
+    with pytest.raises(ConfigError, match=rf"{key} names a folder within outputs"):
+        settings(TrainingConfig, values_of(composed(f"{key}=../outside", "cohort.root=x")))
+
+
 def test_every_model_group_names_a_network():
     for path in sorted((PROJECT / "conf" / "model").glob("*.yaml")):
         values = values_of(composed(f"model={path.stem}"))

@@ -183,6 +183,7 @@ def test_a_missing_reference_is_named(tmp_path):
         ({"crop": [50]}, "crop is"),
         ({"crop": [200, 50]}, "crop is"),
         ({"crop": [50, 300]}, "crop is"),
+        ({"slice_size": 100_000}, "slice_size is 1 to 4096 pixels, found 100000"),
         ({"spacing_mm": 0.0}, "spacing_mm must be above zero"),
         ({"slice_sise": 256}, "slice_size"),
     ],
