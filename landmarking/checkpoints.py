@@ -10,14 +10,18 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: nothing is unpickled here
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from landmarking.errors import ConfigError
 from landmarking.storage import DAMAGED_ARCHIVE, atomic_path
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 _DAMAGED: tuple[type[Exception], ...] = (
     *DAMAGED_ARCHIVE,
@@ -45,6 +49,16 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     torch.save(dict(content), buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def save_model(module: pl.LightningModule, path: Path) -> None:
+    """Write weights and plain settings, for `LandmarkModule.load_from_checkpoint`."""
+    content = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "pytorch-lightning_version": version("pytorch-lightning"),
+    }
+    write_checkpoint(path, content)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

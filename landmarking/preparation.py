@@ -21,7 +21,7 @@ from landmarking.data.carried import is_prepared, open_prepared
 from landmarking.data.jobs import Job, PreparedScan, prepare_scans
 from landmarking.data.prepared import PreparedCohort, load_prepared
 from landmarking.data.prepared_files import INDEX
-from landmarking.data.stages import key_settings, stage_versions
+from landmarking.data.stage_keys import key_settings, stage_versions
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from landmarking.callbacks import GroupEvaluation, History, RunCheckpoint, TestGroup
-from landmarking.checkpoints import can_go_on, write_checkpoint
+from landmarking.checkpoints import can_go_on, save_model
 from landmarking.data.adaptation import adapted
 from landmarking.data.augment import build_augmentation
 from landmarking.data.cache import stage_key
@@ -249,16 +248,6 @@ def _resumable(path: Path, module: LandmarkModule) -> bool:
         found = str(error)
     logger.warning("%s cannot be gone on from (%s); training starts anew", path, found)
     return False
-
-
-def save_model(module: LandmarkModule, path: Path) -> None:
-    """Write weights and plain settings, for `LandmarkModule.load_from_checkpoint`."""
-    content = {
-        "state_dict": module.state_dict(),
-        "hyper_parameters": dict(module.hparams),
-        "pytorch-lightning_version": version("pytorch-lightning"),
-    }
-    write_checkpoint(path, content)
 
 
 def _plain_fields(config: OptimizerConfig | ScheduleConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from landmarking.data.stages import STAGES
+from landmarking.data.stage_keys import STAGES
 from landmarking.errors import CohortError
 from landmarking.imaging.intensity import Reference
 from landmarking.imaging.pipeline import PreprocessSettings

@@ -21,7 +21,7 @@ from landmarking.cohort.phantom import PhantomSettings
 from landmarking.cohort.phantom_cohort import write_phantom_cohort
 from landmarking.config import PROJECT
 from landmarking.data.prepared import SliceRecord, load_prepared, save_prepared
-from landmarking.data.stages import STAGES
+from landmarking.data.stage_keys import STAGES
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set
 from landmarking.preparation import Preparation, prepare

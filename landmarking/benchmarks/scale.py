@@ -17,7 +17,7 @@ import numpy as np
 from landmarking.benchmarks.arguments import read_arguments
 from landmarking.data.cache import Entry, StageCache, stage_key
 from landmarking.data.prepared import SliceRecord, load_prepared, save_prepared
-from landmarking.data.stages import STAGES
+from landmarking.data.stage_keys import STAGES
 from landmarking.errors import ConfigError
 from landmarking.landmarks import landmark_set
 

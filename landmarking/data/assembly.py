@@ -14,7 +14,7 @@ from landmarking.data.cache import FileDigests, stage_key
 from landmarking.data.code_version import stage_version
 from landmarking.data.jobs import PreparedScan
 from landmarking.data.prepared import PreparedCohort, SliceRecord, save_prepared
-from landmarking.data.stages import TISSUES, key_settings, reference_identity, stage_versions
+from landmarking.data.stage_keys import TISSUES, key_settings, reference_identity, stage_versions
 from landmarking.errors import CohortError
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.imaging.tissues import MAPS

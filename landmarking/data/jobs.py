@@ -16,15 +16,8 @@ from landmarking.cohort.bids import ScanRecord
 from landmarking.cohort.slices import read_slice_points, slice_geometry
 from landmarking.data.cache import StageCache
 from landmarking.data.landmark_checks import landmark_problem
-from landmarking.data.stages import (
-    TISSUES,
-    StagedSlice,
-    is_cached,
-    stage_versions,
-    staged_slice,
-    staged_tissues,
-    tissue_key,
-)
+from landmarking.data.stage_keys import TISSUES, is_cached, stage_versions, tissue_key
+from landmarking.data.stages import StagedSlice, staged_slice, staged_tissues
 from landmarking.errors import CacheError, LandmarkingError
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import PreprocessSettings

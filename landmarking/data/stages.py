@@ -1,10 +1,6 @@
 """One scan through the imaging stages, each of them looked up in the cache first.
 
-    read -> registration -> plane -> slice -> intensity
-
-A stage's key holds the key of the stage before, the version of its code and the settings that it
-reads, and no others; so a new crop keeps registration and plane, and a new histogram reference
-keeps the raw slice.
+read -> registration -> plane -> slice -> intensity
 """
 
 from __future__ import annotations
@@ -12,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.cohort import slices
-from landmarking.data.cache import Entry, StageCache, canonical_json, stage_key
-from landmarking.data.code_version import stage_version
+from landmarking.data.cache import Entry, StageCache, canonical_json
 from landmarking.data.slice_figures import intensity_figures, outside_share
+from landmarking.data.stage_keys import TISSUES, stage_keys, tissue_key
 from landmarking.geometry import Plane, SliceGeometry
 from landmarking.imaging.midsagittal import MidsagittalPlane
 from landmarking.imaging.orientation import to_pil
@@ -37,15 +33,8 @@ from landmarking.imaging.pipeline import (
 from landmarking.imaging.registration import Registration
 from landmarking.imaging.scan import Scan, load_scan
 from landmarking.imaging.tissues import tissue_maps
-from landmarking.storage import file_sha256
 
 R = TypeVar("R")
-
-STAGES = ("read", "registration", "plane", "slice", "intensity")
-"""Stages in order, as times and counts name them; `read` is not cached."""
-
-TISSUES = "tissues"
-"""Stage of the tissue maps, beside the others: cohorts without maps do without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,43 +58,6 @@ class StagedSlice:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def key_settings(settings: PreprocessSettings) -> dict[str, Any]:
-    """Settings that decide a prepared slice; normalisation happens later, batch by batch."""
-    return {key: value for key, value in asdict(settings).items() if key != "normalisation"}
-
-
-def stage_versions() -> dict[str, str]:
-    """Version of the code of every cached stage."""
-    return {stage: stage_version(stage) for stage in STAGES[1:]}
-
-
-def stage_keys(image_sha256: str, settings: PreprocessSettings) -> dict[str, str]:
-    """Cache keys of one scan by stage.
-
-    Args:
-        image_sha256: Digest of the scan's bytes.
-        settings: Settings of all stages.
-    """
-    grid = (settings.slice_size, settings.crop, settings.spacing_mm)
-    own_settings: dict[str, tuple[Any, ...]] = {
-        "registration": (settings.registration,),
-        "plane": (settings.midsagittal,),
-        "slice": grid,
-        "intensity": (reference_identity(settings.histogram_reference),),
-    }
-    keys: dict[str, str] = {}
-    before = image_sha256
-    for stage in STAGES[1:]:
-        before = keys[stage] = stage_key(stage, stage_version(stage), before, own_settings[stage])
-    return keys
-
-
-def reference_identity(reference: str) -> str:
-    """What a histogram reference is: the digest of the file, or its name where it is none."""
-    path = Path(reference)
-    return file_sha256(path) if path.is_file() else reference
-
-
 @dataclass(eq=False)
 class _Scan:
     """A scan that is read when the first stage asks for it."""
@@ -124,21 +76,6 @@ class _Scan:
         result = work()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
         return result
-
-
-def is_cached(image_sha256: str, settings: PreprocessSettings, cache: StageCache) -> bool:
-    """Whether the finished slice of a scan lies in the cache (its checksum is not looked at)."""
-    return cache.has("intensity", stage_keys(image_sha256, settings)["intensity"])
-
-
-def tissue_key(sha256: Sequence[str], geometry: SliceGeometry) -> str:
-    """Cache key of a slice's tissue maps, which hang on the slice's place and not on its making.
-
-    Args:
-        sha256: Digests of the maps' files.
-        geometry: Where the slice lies.
-    """
-    return stage_key(TISSUES, stage_version(TISSUES), list(sha256), geometry.to_dict())
 
 
 def staged_tissues(

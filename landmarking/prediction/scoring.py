@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from landmarking.data.cache import canonical_json
 from landmarking.data.splits import read_split
-from landmarking.data.stages import key_settings
+from landmarking.data.stage_keys import key_settings
 from landmarking.errors import ConfigError
 from landmarking.evaluation.confidence import calibrate, coverage_table
 from landmarking.evaluation.metrics import mean_sd, radial_error_mm, sdr_counts

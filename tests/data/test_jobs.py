@@ -8,7 +8,7 @@ import pytest
 from landmarking.cohort.bids import ScanRecord
 from landmarking.data.cache import StageCache
 from landmarking.data.jobs import Job, prepare_scan
-from landmarking.data.stages import stage_versions
+from landmarking.data.stage_keys import stage_versions
 from landmarking.errors import CacheError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from landmarking.data.cache import StageCache
-from landmarking.data.stages import STAGES, key_settings, stage_keys, staged_slice
+from landmarking.data.stage_keys import STAGES, key_settings, stage_keys
+from landmarking.data.stages import staged_slice
 from landmarking.geometry import rigid_matrix
 from landmarking.imaging.pipeline import PreprocessSettings, extract_slice, finish_slice
 from landmarking.imaging.scan import load_scan

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from landmarking.config import PROJECT
-from landmarking.data.stages import key_settings
+from landmarking.data.stage_keys import key_settings
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.imaging.pipeline import PreprocessSettings
 

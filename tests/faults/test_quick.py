@@ -16,7 +16,7 @@ from run_readers import run_targets
 from sandbox import Box
 from trial import Bench, Fault, says_way_out
 
-from landmarking.data.stages import key_settings
+from landmarking.data.stage_keys import key_settings
 from landmarking.imaging.pipeline import PreprocessSettings
 
 if not hasattr(__import__("os"), "fork"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from landmarking.checkpoints import save_model
 from landmarking.geometry import LEFT, Plane
 from landmarking.imaging.midsagittal import MidsagittalPlane
 from landmarking.imaging.pyramid import block_average
@@ -22,7 +23,6 @@ from landmarking.models.module import LandmarkModule
 from landmarking.prediction import predictor
 from landmarking.prediction.model import LandmarkModel
 from landmarking.prediction.runs import model_from_runs
-from landmarking.training import save_model
 
 NAMES = landmark_set("msp8").names
 HEATMAP = {

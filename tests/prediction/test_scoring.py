@@ -8,7 +8,7 @@ import pytest
 
 from landmarking.data.prepared import SliceRecord, save_prepared
 from landmarking.data.splits import Split, write_split
-from landmarking.data.stages import key_settings
+from landmarking.data.stage_keys import key_settings
 from landmarking.errors import ConfigError
 from landmarking.geometry import SliceGeometry
 from landmarking.landmarks import landmark_set

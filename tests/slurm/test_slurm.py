@@ -13,7 +13,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from landmarking.data.stages import key_settings
+from landmarking.data.stage_keys import key_settings
 from landmarking.imaging.pipeline import PreprocessSettings
 
 PROJECT = Path(__file__).resolve().parents[2]
