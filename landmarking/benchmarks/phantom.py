@@ -11,58 +11,66 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from landmarking.benchmarks.arguments import read_arguments
 from landmarking.cohort.person import anatomy
 from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
 from landmarking.cohort.phantom_cohort import planned_scans, write_head
 from landmarking.cohort.scanner import ScannerFrame, ScannerSettings
 from landmarking.cohort.shape_model import align_all, load_shape_model, read_people
-from landmarking.errors import ConfigError
 from landmarking.geometry import Array, apply_affine
 from landmarking.landmarks import landmark_set
 from landmarking.memory import keep_freed_memory
 from landmarking.processes import one_thread
 
-_KEYS = {"people": "", "heads": "200", "timed": "3", "voxel_mm": "1.0", "out": "", "pictures": ""}
+
+@dataclass
+class PhantomBenchmark:
+    """What to measure.
+
+    Attributes:
+        people: Folder with the AFIDs coordinates; empty lets the shipped model stand in for them.
+        heads: Phantoms of group HS whose landmarks are measured.
+        timed: Heads that are made for the time.
+        voxel_mm: Voxel size of those.
+        out: Folder of the pictures.
+        pictures: Real heads beside which the figures are drawn instead of measuring,
+            `SCAN=LANDMARKS,SCAN=LANDMARKS`.
+    """
+
+    people: str = ""
+    heads: int = 200
+    timed: int = 3
+    voxel_mm: float = 1.0
+    out: str = "outputs/benchmarks/phantom"
+    pictures: str = ""
 
 
 def run(arguments: list[str]) -> str:
     """Measure, or draw.
 
     Args:
-        arguments: `people=DIR` (AFIDs coordinates), `heads=N` (phantoms to measure), `timed=N`
-            (heads painted for the time), `voxel_mm=X`, `out=DIR` and `pictures=...`.
+        arguments: `key=value` for the fields of `PhantomBenchmark`.
 
     Returns:
         The tables, or the files drawn, as text.
 
     Raises:
-        ConfigError: If an argument is unknown.
+        ConfigError: If an argument is wrong.
     """
-    options = dict(_KEYS)
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in options or not value:
-            known = ", ".join(f"{name}=..." for name in options)
-            raise ConfigError(f"benchmark phantom takes {known}; found {argument!r}")
-        options[key] = value
-    if options["pictures"]:
+    config = read_arguments(PhantomBenchmark, arguments)
+    if config.pictures:
         from landmarking.benchmarks.phantom_pictures import draw_pictures
 
-        pairs = [text.partition("=")[::2] for text in options["pictures"].split(",")]
-        heads = [(Path(str(scan)), Path(str(points))) for scan, points in pairs]
-        folder = Path(options["out"] or "outputs/benchmarks/phantom")
-        return "\n".join(str(path) for path in draw_pictures(folder, heads))
-    return report(
-        Path(options["people"]) if options["people"] else None,
-        int(options["heads"]),
-        int(options["timed"]),
-        float(options["voxel_mm"]),
-    )
+        pairs = [text.partition("=")[::2] for text in config.pictures.split(",")]
+        heads = [(Path(scan), Path(points)) for scan, points in pairs]
+        return "\n".join(str(path) for path in draw_pictures(Path(config.out), heads))
+    people = Path(config.people) if config.people else None
+    return report(people, config.heads, config.timed, config.voxel_mm)
 
 
 def report(people: Path | None, heads: int, timed: int, voxel_mm: float) -> str:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,22 @@ def samples(count, seed):
     return np.stack([load_shape_model().sample(rng) for _ in range(count)])
 
 
-@pytest.mark.parametrize("arguments", [["head=3"], ["heads"], ["heads="]])
-def test_unknown_arguments_are_refused(arguments):
-    with pytest.raises(ConfigError, match="benchmark phantom takes people"):
-        run(arguments)
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [("head=3", "did you mean heads"), ("heads", "heads: .*type 'int'"), ("heads=x", "heads: ")],
+)
+def test_wrong_arguments_are_refused(argument, says):
+    with pytest.raises(ConfigError, match=says):
+        run([argument])
+
+
+def test_pictures_name_pairs_of_files(monkeypatch):
+    asked = []
+    drawing = "landmarking.benchmarks.phantom_pictures.draw_pictures"
+    monkeypatch.setattr(drawing, lambda folder, heads: asked.append((folder, heads)) or [folder])
+    assert run(["out=here", "pictures=a.nii=a.fcsv,b.nii=b.fcsv"]) == "here"
+    pairs = [(Path("a.nii"), Path("a.fcsv")), (Path("b.nii"), Path("b.fcsv"))]
+    assert asked == [(Path("here"), pairs)]
 
 
 def test_the_table_sees_the_same_people_as_the_same():
