@@ -11,6 +11,7 @@ import pandas as pd
 
 from landmarking.errors import ConfigError
 from landmarking.evaluation import comparison_tables, tables
+from landmarking.evaluation.adaptation import adaptation, adaptation_curve, adaptation_table
 from landmarking.evaluation.comparisons import compare_groups, compare_models
 from landmarking.evaluation.figures import cumulative_errors, error_bars, learning_curves
 from landmarking.evaluation.page import picture, render_page
@@ -84,6 +85,7 @@ class Results:
     models: pd.DataFrame
     groups: pd.DataFrame
     seeds: pd.DataFrame
+    adaptation: pd.DataFrame
 
 
 def run_report(config: ReportConfig) -> str:
@@ -154,7 +156,7 @@ def write_report(study: Study, folder: Path, config: ReportConfig) -> str:
     with house_style():
         pictures = [
             picture(drawing, save(drawing.figure, folder / "figures", drawing.name))
-            for drawing in draw_figures(study)
+            for drawing in draw_figures(study, results.adaptation)
         ]
         write_text(folder / "index.html", render_page(study, shown, pictures))
     places = ("tables:  ", "tables"), ("figures: ", "figures"), ("page:    ", "index.html")
@@ -170,6 +172,9 @@ def compute_results(study: Study, config: ReportConfig) -> Results:
         models=compare_models(frame, names, permutations=config.permutations, seed=seed),
         groups=compare_groups(frame, names, permutations=config.permutations, seed=seed),
         seeds=by_seed(frame, resamples=config.resamples, seed=seed),
+        adaptation=adaptation(
+            study, resamples=config.resamples, permutations=config.permutations, seed=seed
+        ),
     )
 
 
@@ -191,6 +196,8 @@ def format_tables(study: Study, results: Results) -> list[Table]:
     ]
     if len(results.seeds):
         shown.append(tables.seeds_table(results.seeds, results.table1, notes))
+    if len(results.adaptation):
+        shown.append(adaptation_table(results.adaptation, notes))
     return [table for table in shown if table.rows]
 
 
@@ -206,10 +213,14 @@ def write_tables(folder: Path, shown: Sequence[Table], figures: Mapping[str, pd.
                 frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def draw_figures(study: Study) -> list[Drawing]:
+def draw_figures(study: Study, learnt: pd.DataFrame) -> list[Drawing]:
     """All figures in the report's order; call within `house_style`.
 
     Those that need slices or histories are left out where no run kept any.
+
+    Args:
+        study: The runs.
+        learnt: The result of `adaptation`.
     """
     frame, slices = study.frame, study.slices
     if not slices:
@@ -218,6 +229,7 @@ def draw_figures(study: Study) -> list[Drawing]:
         landmark_figure(frame, slices),
         *(error_bars(frame, group, study.landmarks) for group in group_order(frame["group"])),
         examples(frame, slices),
+        adaptation_curve(learnt),
         cumulative_errors(frame),
         error_ellipses(
             frame,

@@ -8,7 +8,7 @@ the difference in words.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,17 @@ class Run:
             RunError: If it is not what the run has written.
         """
         return self._mapping("config.yaml", yaml.safe_load)
+
+    @property
+    def adapt(self) -> dict[str, Any]:
+        """What of its configuration says whom it adapted to; empty where it did not adapt.
+
+        Raises:
+            PredictionsError: If the configuration is damaged.
+            RunError: If it is not what the run has written.
+        """
+        found = self.config.get("adapt")
+        return found if isinstance(found, dict) and found.get("people") else {}
 
     @cached_property
     def history(self) -> pd.DataFrame | None:
@@ -191,10 +202,10 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
             f"{folder}: no finished run below this folder (a run is finished when it has "
             f"{PREDICTIONS}); train first, or name another folder with runs=DIR"
         )
-    runs = tuple(_read_run(path) for path in paths)
+    runs = tuple(read_run(path) for path in paths)
     frame = pd.concat([run.predictions for run in runs], ignore_index=True)
     _refuse_doubles(frame, folder)
-    differences = mixing_differences(frame)
+    differences = mixing_differences(frame, folds=[run.name for run in runs if run.adapt])
     if differences and not allow_mixed:
         raise PredictionsError(
             f"{folder}: these runs do not belong in one table:\n  - "
@@ -205,20 +216,32 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
     return Study(name, folder, runs, frame, tuple(differences))
 
 
-def _read_run(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """Read one finished run by its predictions.csv.
+
+    Raises:
+        PredictionsError: If the file breaks the schema.
+        RunError: If it is not what its run has written.
+    """
     check_sealed(path.parent, path.name)
     return Run(path.parent, read_predictions(path))
 
 
-def mixing_differences(frame: pd.DataFrame) -> list[str]:
-    """What keeps the rows of several runs out of one table, in words; empty when nothing does."""
+def mixing_differences(frame: pd.DataFrame, folds: Collection[str] = ()) -> list[str]:
+    """What keeps the rows of several runs out of one table, in words; empty when nothing does.
+
+    Args:
+        frame: Rows of all runs.
+        folds: Names of runs that are folds of a cross-validation: each has a split of its own.
+    """
     found = []
     for column, title in (
         ("cohort_digest", "cohorts"),
         ("split_digest", "train/validation splits"),
         ("simulated", "kinds of cohort (simulated and real)"),
     ):
-        runs = frame.groupby(column, sort=True)["run"].agg(_run_list)
+        rows = frame[~frame["run"].isin(folds)] if column == "split_digest" else frame
+        runs = rows.groupby(column, sort=True)["run"].agg(_run_list)
         if len(runs) > 1:
             sides = "; ".join(f"{_short(value)} in {names}" for value, names in runs.items())
             found.append(f"different {title}: {sides}")

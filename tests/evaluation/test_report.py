@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from landmarking.errors import ConfigError, PredictionsError
@@ -160,7 +161,7 @@ def test_unusual_studies_have_all_tables_and_figures(make_study, knobs, missing_
 
     shown = format_tables(study, compute_results(study, config))
     with house_style():
-        drawn = {drawing.name for drawing in draw_figures(study)}
+        drawn = {drawing.name for drawing in draw_figures(study, pd.DataFrame())}
 
     assert {"table1", "landmarks", "landmark_sdr"} <= {table.name for table in shown}
     assert all(len(row) == len(table.header) for table in shown for row in table.rows)
