@@ -57,14 +57,19 @@ def error_bars(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> Dra
     axes.set_ylabel("error (mm)")
     axes.set_title(group_title(group))
     axes.legend(loc="upper left", ncols=len(models), handlelength=1.2)
-    number = {"DS": "Figure 4. ", "HS": "Figure 5. "}.get(group, "")
+    number, stem = figure_number(group)
     caption = (
         "Bars: mean error in mm; whiskers: one standard deviation; dots: single test points."
         + (f" Points above the axis: {beyond}." if beyond else "")
     )
     title = f"{number}Error by landmark, {group_title(group)}"
-    stem = {"DS": "figure4_ds", "HS": "figure5_hs"}.get(group, f"errors_{slug(group)}")
     return Drawing(stem, title, caption, figure)
+
+
+def figure_number(group: str) -> tuple[str, str]:
+    """What the paper calls the chart of a group's errors by landmark, and the stem of its files."""
+    known = {"DS": ("Figure 4. ", "figure4_ds"), "HS": ("Figure 5. ", "figure5_hs")}
+    return known.get(group, ("", f"errors_{slug(group)}"))
 
 
 def _bars(
@@ -123,7 +128,7 @@ def learning_curves(runs: Sequence[Run]) -> Drawing | None:
     for axes, model in zip(panels, models, strict=True):
         of_model = [run for run in kept if run.model == model]
         for run in of_model:
-            _losses(axes, run, colours[model], legend=run is of_model[0])
+            draw_losses(axes, run, colours[model], legend=run is of_model[0])
         plural = "run" if len(of_model) == 1 else "runs"
         axes.set_title(f"{model} ({len(of_model)} {plural})")
         axes.set_xlabel("epoch")
@@ -140,7 +145,8 @@ def learning_curves(runs: Sequence[Run]) -> Drawing | None:
     return Drawing("learning_curves", "Learning curves", caption, figure)
 
 
-def _losses(axes: Axes, run: Run, colour: str, *, legend: bool) -> None:
+def draw_losses(axes: Axes, run: Run, colour: str, *, legend: bool) -> None:
+    """Training loss, dotted, and validation loss, solid, of one run that has a history."""
     history = run.history
     assert history is not None
     for column, style, name in (

@@ -65,6 +65,7 @@ def examples(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
     groups = group_order(ranked.index.get_level_values("group"))
     models = ordered(rows["model"], ("ML", "SL"), ())
     middle, reach = rows["true_y_px"].mean(), 50.0
+    colours = model_colours(models)
     figure = new_figure(0.97 * len(groups) * len(models))
     panels = figure.subplots(len(groups) * len(models), 3, squeeze=False)
     for row, (group, model) in enumerate((g, m) for g in groups for m in models):
@@ -74,7 +75,7 @@ def examples(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
             scan = str(order[index])
             part = rows[(rows["scan_id"] == scan) & (rows["model"] == model)]
             _show(axes, slices[scan])
-            draw_points(axes, part, model)
+            draw_points(axes, part, colours[model])
             axes.set_ylim(middle + reach, middle - reach)
             axes.set_title(f"{word}: {part['error_mm'].mean():.1f} mm", pad=2, fontsize=6.5)
         panels[row][0].set_ylabel(f"{group}, {model}")
@@ -91,7 +92,8 @@ def worst_prediction(row: pd.Series[Any], slices: Slices) -> Drawing:
     figure = new_figure(1.5, 1.5)
     axes = figure.add_subplot()
     _show(axes, slices[str(row["scan_id"])])
-    draw_points(axes, row.to_frame().T, str(row["model"]))
+    model = str(row["model"])
+    draw_points(axes, row.to_frame().T, model_colours([model])[model])
     x = (row["true_x_px"] + row["pred_x_px"]) / 2
     y = (row["true_y_px"] + row["pred_y_px"]) / 2
     reach = max(30.0, 0.7 * float(row["error_mm"]))
@@ -100,9 +102,8 @@ def worst_prediction(row: pd.Series[Any], slices: Slices) -> Drawing:
     return Drawing("worst", words, words, figure)
 
 
-def draw_points(axes: Axes, rows: pd.DataFrame, model: str) -> None:
+def draw_points(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
     """Truth, prediction, and a line between them, for the rows of one scan."""
-    colour = model_colours([model])[model]
     pairs = rows[["true_x_px", "true_y_px", "pred_x_px", "pred_y_px"]].to_numpy(np.float64)
     for true_x, true_y, x, y in pairs:
         axes.plot([true_x, x], [true_y, y], color=colour, lw=0.6, zorder=2)
@@ -139,6 +140,7 @@ def error_ellipses(
         return None
     groups = group_order(rows["group"])
     models = ordered(rows["model"], ("SL", "ML"), ())
+    colours = model_colours(models)
     places = np.array(list(positions_px.values()))
     low, high = places.min(axis=0) - 14, places.max(axis=0) + 14
     aspect = float((high[1] - low[1]) / (high[0] - low[0]))
@@ -148,12 +150,13 @@ def error_ellipses(
         if background is not None:
             _show(axes, background)
         for model in models:
-            _ellipses(axes, rows[(rows["group"] == group) & (rows["model"] == model)], positions_px)
+            part = rows[(rows["group"] == group) & (rows["model"] == model)]
+            _ellipses(axes, part, positions_px, colours[model])
         axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
         axes.set_aspect("equal")
         axes.set_title(group_title(group))
         _scale_bar(axes, float(low[0]) + 3, float(high[1]) - 3, 10.0 / step_mm)
-    for model, colour in model_colours(models).items():
+    for model, colour in colours.items():
         panels[0].plot([], [], color=colour, label=model)
     figure.legend(loc="outside lower center", ncols=len(models))
     caption = (
@@ -164,10 +167,11 @@ def error_ellipses(
     return Drawing("error_ellipses", "Direction and spread of errors", caption, figure)
 
 
-def _ellipses(axes: Axes, rows: pd.DataFrame, positions_px: Mapping[str, Array]) -> None:
+def _ellipses(
+    axes: Axes, rows: pd.DataFrame, positions_px: Mapping[str, Array], colour: str
+) -> None:
     for name, part in rows.groupby("landmark", sort=True):
         place = np.asarray(positions_px[str(name)])
-        colour = model_colours([str(part["model"].iloc[0])]).popitem()[1]
         offset = (
             part[["pred_x_px", "pred_y_px"]].to_numpy()
             - part[["true_x_px", "true_y_px"]].to_numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,14 @@ from landmarking.evaluation import comparison_tables, tables
 from landmarking.evaluation.adaptation import adaptation, adaptation_curve, adaptation_table
 from landmarking.evaluation.comparisons import compare_groups, compare_models
 from landmarking.evaluation.figures import cumulative_errors, error_bars, learning_curves
+from landmarking.evaluation.many_models import (
+    MOST,
+    by_error,
+    curve_panels,
+    error_matrix,
+    loss_panels,
+    model_errors,
+)
 from landmarking.evaluation.page import picture, render_page
 from landmarking.evaluation.pictures import error_ellipses, examples, landmark_figure
 from landmarking.evaluation.runs import Study, load_study
@@ -23,7 +31,7 @@ from landmarking.evaluation.side_by_side import (
     study_differences,
 )
 from landmarking.evaluation.style import Drawing, house_style, save
-from landmarking.evaluation.summary import by_landmark, by_seed, group_order, table_1
+from landmarking.evaluation.summary import ALL, by_landmark, by_seed, group_order, table_1
 from landmarking.evaluation.template_slice import study_grid, template_positions_px, template_slice
 from landmarking.evaluation.typeset import (
     Table,
@@ -33,6 +41,9 @@ from landmarking.evaluation.typeset import (
     to_markdown,
 )
 from landmarking.storage import atomic_path, remove_leftovers, write_text
+
+_SHOWN = 3
+"""Models drawn on slices where a study has many."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -156,7 +167,7 @@ def write_report(study: Study, folder: Path, config: ReportConfig) -> str:
     with house_style():
         pictures = [
             picture(drawing, save(drawing.figure, folder / "figures", drawing.name))
-            for drawing in draw_figures(study, results.adaptation)
+            for drawing in draw_figures(study, results)
         ]
         write_text(folder / "index.html", render_page(study, shown, pictures))
     places = ("tables:  ", "tables"), ("figures: ", "figures"), ("page:    ", "index.html")
@@ -186,12 +197,16 @@ def study_notes(study: Study) -> list[str]:
 
 def format_tables(study: Study, results: Results) -> list[Table]:
     """The tables in the report's order, Table 1 first; those without rows are left out."""
-    notes = study_notes(study)
+    notes, models = study_notes(study), results.models
+    on_models = notes
+    if study.frame["model"].nunique() > MOST:
+        models = models[models["landmark"] == ALL]
+        on_models = [*notes, "Landmark by landmark: models.csv."]
     shown = [
         tables.paper_table(results.table1, notes),
         tables.landmark_table(results.landmarks, notes),
         tables.landmark_sdr_table(results.landmarks, notes),
-        comparison_tables.models_table(results.models, notes),
+        comparison_tables.models_table(models, on_models),
         comparison_tables.groups_table(results.groups, notes),
     ]
     if len(results.seeds):
@@ -213,30 +228,42 @@ def write_tables(folder: Path, shown: Sequence[Table], figures: Mapping[str, pd.
                 frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def draw_figures(study: Study, learnt: pd.DataFrame) -> list[Drawing]:
+def draw_figures(study: Study, results: Results) -> list[Drawing]:
     """All figures in the report's order; call within `house_style`.
 
     Those that need slices or histories are left out where no run kept any.
 
     Args:
         study: The runs.
-        learnt: The result of `adaptation`.
+        results: Its numbers.
     """
     frame, slices = study.frame, study.slices
     if not slices:
         _LOG.warning("%s: no slices.npz, so no figures on slices", study.folder)
+    names = by_error(frame)
+    many = len(names) > MOST
+    best = frame[frame["model"].isin(names[:_SHOWN])] if many else frame
+    by_landmark_chart = error_matrix if many else error_bars
     drawings = [
         landmark_figure(frame, slices),
-        *(error_bars(frame, group, study.landmarks) for group in group_order(frame["group"])),
-        examples(frame, slices),
-        adaptation_curve(learnt),
-        cumulative_errors(frame),
+        model_errors(results.table1),
+        *(by_landmark_chart(frame, g, study.landmarks) for g in group_order(frame["group"])),
+        examples(best, slices),
+        adaptation_curve(results.adaptation),
+        curve_panels(frame) if many else cumulative_errors(frame),
         error_ellipses(
-            frame,
+            best,
             template_slice(study),
             template_positions_px(study),
             step_mm=study_grid(study).step_mm,
         ),
-        learning_curves(study.runs),
+        loss_panels(study.runs, names) if many else learning_curves(study.runs),
     ]
-    return [drawing for drawing in drawings if drawing is not None]
+    chosen = f" The {_SHOWN} of {len(names)} models with the least mean error."
+    return [
+        replace(drawing, caption=drawing.caption + chosen)
+        if many and drawing.name in {"figure6_examples", "error_ellipses"}
+        else drawing
+        for drawing in drawings
+        if drawing is not None
+    ]

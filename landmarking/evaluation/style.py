@@ -20,6 +20,7 @@ COLUMN_IN = 3.5
 
 _COLOURS = {"SL": "#E69F00", "ML": "#0072B2", NO_SKILL: "#777777"}
 _OTHERS = ("#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+_GROUPS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#000000")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
 
 _STYLE: Any = {
@@ -71,6 +72,11 @@ def model_colours(models: Iterable[str]) -> dict[str, str]:
     others = [name for name in names if name not in _COLOURS]
     spare = {name: _OTHERS[index % len(_OTHERS)] for index, name in enumerate(others)}
     return {name: _COLOURS.get(name) or spare[name] for name in names}
+
+
+def group_colours(groups: Iterable[str]) -> dict[str, str]:
+    """One colour a group from the same palette, for charts whose models are told apart by place."""
+    return {group: _GROUPS[index % len(_GROUPS)] for index, group in enumerate(groups)}
 
 
 def dashes(index: int) -> Any:

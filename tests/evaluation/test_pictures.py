@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from landmarking.evaluation.pictures import (
     ellipse_axes,
@@ -118,3 +119,16 @@ def test_template_positions_lie_on_their_anatomy(study):
     x, y = np.rint(places["GENU"]).astype(int)
     assert background[y - 2 : y + 3, x - 2 : x + 6].max() > 0.75
     assert background[:5, :5].max() == 0.0
+
+
+def test_models_keep_their_colours_in_legend_and_ellipses(make_study):
+    made = make_study(names=("AC",), sd_px={"heat": 1.0, "slim": 2.0})
+    frame = load_study(made.write()).frame
+    with house_style():
+        drawing = error_ellipses(frame, None, {"AC": np.array([60.0, 70.0])})
+    legend = {
+        line.get_color() for line in drawing.figure.axes[0].lines if len(line.get_xdata()) == 0
+    }
+    rings = {to_hex(patch.get_edgecolor()).upper() for patch in drawing.figure.axes[0].patches}
+    assert len(legend) == 2
+    assert rings == legend
