@@ -14,7 +14,7 @@ from landmarking.evaluation.predictions import read_predictions
 from landmarking.training import run_training
 from landmarking.training_config import TrainingConfig
 
-NAMES = ("heatmap", "heatmap_sl", "adapt_ds", "study", "study_single")
+NAMES = ("heatmap", "heatmap_sl", "adapt_ds", "study", "study_single", "study_compute")
 
 
 def training_config(*overrides: str) -> tuple[TrainingConfig, Any]:
@@ -50,6 +50,14 @@ def test_an_experiment_composes_to_settings_of_its_own_study(name: str) -> None:
         assert hydra.mode.name == "MULTIRUN"
     if name in ("heatmap_sl", "study_single"):
         assert hydra.sweeper.params.landmark.split(",") == list(config.landmarks.build().names)
+
+
+def test_equal_compute_is_one_epoch_for_each_network_of_an_ensemble() -> None:
+    single, _ = training_config("experiment=study_single")
+    equal, _ = training_config("experiment=study_compute")
+    epochs = [config.trainer["max_epochs"] for config in (single, equal)]
+    assert epochs[1] == len(single.landmarks.build().names) * epochs[0]
+    assert (equal.batches, equal.optimizer) == (single.batches, single.optimizer)
 
 
 @pytest.mark.parametrize("kind", ["light", "strong", "synth", "none"])
