@@ -234,20 +234,23 @@ def mixing_differences(frame: pd.DataFrame, folds: Collection[str] = ()) -> list
         frame: Rows of all runs.
         folds: Names of runs that are folds of a cross-validation: each has a split of its own.
     """
-    found = []
-    for column, title in (
-        ("cohort_digest", "cohorts"),
-        ("split_digest", "train/validation splits"),
-        ("simulated", "kinds of cohort (simulated and real)"),
-    ):
-        rows = frame[~frame["run"].isin(folds)] if column == "split_digest" else frame
-        runs = rows.groupby(column, sort=True)["run"].agg(_run_list)
-        if len(runs) > 1:
-            sides = "; ".join(f"{_short(value)} in {names}" for value, names in runs.items())
-            found.append(f"different {title}: {sides}")
+    found = _sides(frame, "cohort_digest", "cohorts")
+    # A seed draws its own split: runs have to agree with those of the same seed.
+    whole = frame[~frame["run"].isin(folds)]
+    for seed, rows in whole.groupby("seed", sort=True):
+        found += _sides(rows, "split_digest", f"train/validation splits of seed {seed}")
+    found += _sides(frame, "simulated", "kinds of cohort (simulated and real)")
     found += _uneven(frame, "landmark", "landmark sets")
     found += _uneven(frame, "scan_id", "test scans")
     return found
+
+
+def _sides(frame: pd.DataFrame, column: str, title: str) -> list[str]:
+    runs = frame.groupby(column, sort=True)["run"].agg(_run_list)
+    if len(runs) < 2:
+        return []
+    sides = "; ".join(f"{_short(value)} in {names}" for value, names in runs.items())
+    return [f"different {title}: {sides}"]
 
 
 def _uneven(frame: pd.DataFrame, column: str, title: str) -> list[str]:

@@ -44,7 +44,7 @@ def test_no_finished_run_is_said(tmp_path):
             {"digest": "0ther0000000"},
             r"different cohorts: 0ther0000000 in heat-seed0; c0ffee123456",
         ),
-        ({"split": "0ther"}, r"different train/validation splits: 0ther in heat-seed0"),
+        ({"split": "0ther"}, r"train/validation splits of seed 0: 0ther in heat-seed0"),
         ({"simulated": False}, r"different kinds of cohort .*: False in heat-seed0; True in ml"),
         ({"names": ("AC",)}, r"different landmark sets: .*HEAT seed 0 lacks PC"),
         ({"people": {"HS": 6}}, r"different test scans: .*HEAT seed 0 lacks sub-DS00_ses-01"),
@@ -136,3 +136,15 @@ def test_slices_come_from_whichever_run_has_them(make_study):
 
     assert len(slices) == 11
     assert all(image.shape == (150, 150) and image.dtype == np.uint8 for image in slices.values())
+
+
+def test_every_seed_has_a_split_of_its_own(make_study):
+    folder = make_study(**TWO).write()
+    make_study(**TWO, seeds=(1,), split="5eed11111111").write()
+    assert load_study(folder).warnings == ()
+    odd = make_study(**TWO, split="0dd", sd_px={"HEAT": 1.0})
+    odd.write_run("heat-seed1", "HEAT", odd.names, 1)
+    with pytest.raises(
+        PredictionsError, match=r"splits of seed 1: 0dd in heat-seed1; 5eed11111111"
+    ):
+        load_study(folder)
