@@ -51,7 +51,7 @@ class Halves(Maps):
 def build(kind: str, inner: type[nn.Module], outputs: str, **arguments: Any) -> nn.Module:
     inside = arguments.pop("inside", {})
     spec = {
-        "_target_": f"landmarking.models.library.Library{kind}",
+        "_target_": f"landmarking.models.external.Library{kind}",
         "network": {"_target_": f"{__name__}.{inner.__name__}", **inside},
         "outputs": outputs,
         **arguments,
