@@ -9,11 +9,15 @@ from landmarking.command_line import answer, start
 
 
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> None:
-    """Check the configuration, prepare the cohort if need be, train, and print one line."""
+def main(config: DictConfig) -> float:
+    """Check the configuration, prepare the cohort if need be, train, and print one line.
+
+    Returns:
+        The metric that `objective` names, for sweepers that optimise it.
+    """
     from landmarking.training import TrainingConfig, train
 
-    answer(config, TrainingConfig, lambda checked: train(checked).summary())
+    return answer(config, TrainingConfig, train).objective
 
 
 if __name__ == "__main__":

@@ -1,208 +1,218 @@
-"""What happens beside the training steps: test errors, history, checkpoints."""
+"""What happens beside the training steps: errors of the test groups, history, checkpoints."""
 
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
-from torch import Tensor
 
 from landmarking.errors import ConfigError
-from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, radial_error_mm, sdr
-from landmarking.geometry import Array
-from landmarking.models.module import LandmarkModule, predict_points
+from landmarking.models.module import LandmarkModule
+from landmarking.models.radial_error import RadialErrors
 from landmarking.storage import atomic_path
 
+logger = logging.getLogger(__name__)
 
-@dataclass
-class CallbacksConfig:
-    """How often what is looked at; an epoch's end is the only time the device is waited for.
+
+def due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
+    """Whether something done every so many epochs is done now; always after the last one."""
+    done = trainer.current_epoch + 1
+    return done % every_n_epochs == 0 or done == trainer.max_epochs or trainer.should_stop
+
+
+def is_debug_run(trainer: pl.Trainer) -> bool:
+    """Whether a trainer goes through a few batches only to see that nothing breaks."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def _epochs_between(name: str, every_n_epochs: int, least: int = 1) -> int:
+    if not isinstance(every_n_epochs, int) or every_n_epochs < least:
+        raise ConfigError(
+            f"{name}: every_n_epochs counts epochs, {least} or more, found {every_n_epochs!r}; "
+            "correct it"
+        )
+    return every_n_epochs
+
+
+class GroupErrors(Callback):
+    """Radial error by landmark and SDR of every test group, once, when training has ended.
+
+    During training the validation people are watched (`LandmarkModule` logs `val/error_mm` and the
+    rest); to look at the test groups before the end is an option that says so, since whoever
+    chooses by what it shows has learnt from the test people. Works with any Trainer whose data
+    module names its test loaders, as `LandmarkDataModule` does.
 
     Attributes:
-        evaluate_every: Epochs between two evaluations of the test groups.
-        history_every: Epochs between two writings of history and losses.
-        checkpoint_every: Epochs between two checkpoints to go on from.
-        pictures_every: Epochs between two rows of pictures in TensorBoard; 0 draws none.
-        pictures: Slices of each group in a row.
+        latest: What was found last: `test/HS/error_mm`, `test/HS/AC/error_mm`, `test/HS/sdr_2mm`.
     """
 
-    evaluate_every: int = 10
-    history_every: int = 10
-    checkpoint_every: int = 10
-    pictures_every: int = 0
-    pictures: int = 2
+    def __init__(self, watch_test_groups: bool = False, every_n_epochs: int = 10) -> None:
+        """Take the settings.
 
-    def __post_init__(self) -> None:
-        """Check the ranges.
+        Args:
+            watch_test_groups: Evaluate the test groups during training too.
+            every_n_epochs: How often, then.
 
         Raises:
             ConfigError: If a number is out of range.
         """
-        if min(self.evaluate_every, self.history_every, self.checkpoint_every) < 1:
-            raise ConfigError("callbacks: *_every count epochs, at least 1")
-        if self.pictures_every < 0 or self.pictures < 1:
-            raise ConfigError(
-                "callbacks.pictures_every is 0 or more and callbacks.pictures 1 or more"
-            )
-
-
-def due(trainer: pl.Trainer, every: int) -> bool:
-    """Whether something done every so many epochs is done now; always after the last one."""
-    done = trainer.current_epoch + 1
-    return done % every == 0 or done == trainer.max_epochs
-
-
-@dataclass(frozen=True, eq=False)
-class TestGroup:
-    """Slices of one test group with their truth.
-
-    Attributes:
-        name: Name of the group.
-        images: Slices, not normalised, shape (B, 1, H, W), on the training device.
-        points_px: True slice pixels, shape (B, L, 2); NaN where missing.
-        px_to_mm: In-plane metric of each slice, shape (B, 2, 2).
-    """
-
-    name: str
-    images: Tensor
-    points_px: Array
-    px_to_mm: Array
-
-    def errors_mm(self, predicted_px: Array) -> Array:
-        """Radial error of predictions (B, L, 2), shape (B, L); NaN where there is no truth."""
-        return radial_error_mm(predicted_px, self.points_px, self.px_to_mm)
-
-
-def group_metrics(name: str, landmarks: tuple[str, ...], errors_mm: Array) -> dict[str, float]:
-    """Errors and detection rates of one group under TensorBoard's names.
-
-    Args:
-        name: Name of the group.
-        landmarks: Names of the L landmarks.
-        errors_mm: Radial errors, shape (B, L); NaN where there is no truth.
-
-    Returns:
-        `error_mm/GROUP/mean`, `error_mm/GROUP/LANDMARK` and `sdr_percent/GROUP/2mm` and so on;
-        a landmark without truth in the group is left out.
-    """
-    scored = np.isfinite(errors_mm)
-    found = {}
-    if scored.any():
-        found[f"error_mm/{name}/mean"] = float(errors_mm[scored].mean())
-        rates = sdr(errors_mm)
-        for radius, rate in zip(SDR_THRESHOLDS_MM, rates.tolist(), strict=True):
-            found[f"sdr_percent/{name}/{radius:g}mm"] = float(rate)
-    for column, landmark in enumerate(landmarks):
-        if scored[:, column].any():
-            mean = float(errors_mm[scored[:, column], column].mean())
-            found[f"error_mm/{name}/{landmark}"] = mean
-    return found
-
-
-class GroupEvaluation(Callback):
-    """Error and SDR of every test group, every so many epochs.
-
-    Attributes:
-        latest: Metrics of the last evaluation, by TensorBoard's names.
-    """
-
-    def __init__(self, groups: tuple[TestGroup, ...], config: CallbacksConfig) -> None:
-        self.groups = groups
-        self.config = config
+        self.watch_test_groups = watch_test_groups
+        self.every_n_epochs = _epochs_between("callbacks.group_errors", every_n_epochs)
         self.latest: dict[str, float] = {}
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say so if the test people are watched."""
+        if self.watch_test_groups and trainer.is_global_zero:
+            logger.warning(
+                "the test groups are evaluated during training (watch_test_groups=true): settings "
+                "chosen by these curves are chosen on the test people"
+            )
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Predict every group and log what came out."""
-        if not due(trainer, self.config.evaluate_every):
-            return
+        """Evaluate, if the test groups are watched."""
+        if self.watch_test_groups and due(trainer, self.every_n_epochs):
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate the test groups once."""
+        if not is_debug_run(trainer):
+            self._evaluate(trainer, pl_module)
+
+    def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        loaders = data.test_dataloader() if data is not None else None
+        if not isinstance(loaders, Mapping):
+            raise ConfigError(
+                "GroupErrors needs a data module whose test_dataloader names its groups, as "
+                "LandmarkDataModule does; pass one as datamodule, or leave the callback out"
+            )
         assert isinstance(pl_module, LandmarkModule)
         self.latest = {}
-        for group in self.groups:
-            predicted = predict_points(pl_module, group.images).numpy().astype(np.float64)
-            self.latest |= group_metrics(
-                group.name, pl_module.landmarks, group.errors_mm(predicted)
-            )
-        _log(trainer, self.latest, trainer.current_epoch)
+        for group, loader in loaders.items():
+            for name, value in group_errors(pl_module, loader).items():
+                self.latest[f"test/{group}/{name}"] = value
+        trainer.callback_metrics.update(
+            {name: torch.tensor(value) for name, value in self.latest.items()}
+        )
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for sink in trainer.loggers:
+            sink.log_metrics(dict(self.latest), step=step)
+
+
+@torch.no_grad()
+def group_errors(module: LandmarkModule, loader: Any) -> dict[str, float]:
+    """Errors of a module on one loader, without touching its mode.
+
+    Args:
+        module: A trained or training module.
+        loader: Batches with `px_to_mm`.
+
+    Returns:
+        `error_mm`, `sdr_1mm` and so on, `LANDMARK/error_mm`; over all processes.
+    """
+    errors = RadialErrors(module.landmarks).to(module.device)
+    training = module.training
+    module.eval()
+    for batch in loader:
+        errors.update(module(batch.images), batch.points_px, batch.px_to_mm, batch.weight)
+    module.train(training)
+    return {name: float(value) for name, value in errors.compute().items()}
+
+
+COLUMNS = {
+    "train/loss": "train_loss_px",
+    "val/loss": "validation_loss_px",
+    "val/error_mm": "validation_error_mm",
+}
+"""Metrics that history.csv keeps, and the names of its columns."""
 
 
 class History(Callback):
-    """Losses, rate and test errors of every epoch, in history.csv and TensorBoard.
+    """Losses, errors and rate of every epoch, in history.csv.
 
-    Losses stay on the device and are fetched together, every so many epochs. The rows travel with
-    the checkpoints, so a resumed run has the history of an uninterrupted one.
+    Values stay on the device and are fetched together, every so many epochs. The rows travel with
+    the checkpoints, so a resumed run has the history of an uninterrupted one; the last epoch's
+    metrics do too, and are given once more to loggers that may have lost them.
     """
 
-    def __init__(self, path: Path, evaluation: GroupEvaluation, config: CallbacksConfig) -> None:
-        self.path = path
-        self.evaluation = evaluation
-        self.config = config
+    def __init__(self, path: str | Path, every_n_epochs: int = 10) -> None:
+        """Take the settings.
+
+        Args:
+            path: The file.
+            every_n_epochs: Epochs between two writings.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        self.path = Path(path)
+        self.every_n_epochs = _epochs_between("callbacks.history", every_n_epochs)
         self.rows: list[dict[str, float]] = []
         self._pending: list[dict[str, Any]] = []
         self._rate = 0.0
+        self._validated = False
+        self._last: dict[str, float] = {}
+        self._again: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows so far, plain values."""
+        """Rows so far and the last epoch's metrics, plain values."""
         self._settle()
-        return {"rows": [dict(row) for row in self.rows]}
+        return {"rows": [dict(row) for row in self.rows], "last": dict(self._last)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.rows = [dict(row) for row in state_dict["rows"]]
+        self._again = dict(state_dict.get("last", {}))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the loggers again what the epoch of the checkpoint gave."""
+        if self._again:
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+            for sink in trainer.loggers:
+                sink.log_metrics(dict(self._again), step=step)
+            self._again = {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the rate before the scheduler moves on to the next epoch's."""
         self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self._validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that this epoch has validation metrics of its own."""
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch's losses on the device, and write all of them when it is time."""
-        assert isinstance(pl_module, LandmarkModule)
-        row: dict[str, Any] = {
-            "epoch": trainer.current_epoch,
-            "train_loss_px": _over_processes(trainer, torch.stack(pl_module.train_loss).mean()),
-            "learning_rate": self._rate,
+        """Keep the epoch's metrics on the device, and write all of them when it is time."""
+        metrics = {
+            name: value
+            for name, value in trainer.callback_metrics.items()
+            if name == "train/loss" or (self._validated and name.startswith("val/"))
         }
-        if pl_module.validation_loss:
-            row["validation_loss_px"] = torch.stack(pl_module.validation_loss).mean()
-        if due(trainer, self.config.evaluate_every):
-            for group in self.evaluation.groups:
-                mean = self.evaluation.latest.get(f"error_mm/{group.name}/mean")
-                if mean is not None:
-                    row[f"{group.name}_error_mm"] = mean
-        pl_module.train_loss, pl_module.validation_loss = [], []
-        self._pending.append(row)
-        if due(trainer, self.config.history_every):
-            self._flush(trainer)
+        row: dict[str, Any] = {"epoch": trainer.current_epoch, "learning_rate": self._rate}
+        row |= {COLUMNS[name]: value for name, value in metrics.items() if name in COLUMNS}
+        self._pending.append({"row": row, "metrics": {**metrics, "epoch": trainer.current_epoch}})
+        if due(trainer, self.every_n_epochs):
+            self._settle()
+            if trainer.is_global_zero:
+                write_history(self.path, self.rows)
 
-    def _settle(self) -> list[dict[str, float]]:
-        fresh = [{key: float(value) for key, value in row.items()} for row in self._pending]
-        self.rows += fresh
+    def _settle(self) -> None:
+        for entry in self._pending:
+            self.rows.append({key: float(value) for key, value in entry["row"].items()})
+        if self._pending:
+            self._last = {k: float(v) for k, v in self._pending[-1]["metrics"].items()}
         self._pending = []
-        return fresh
-
-    def _flush(self, trainer: pl.Trainer) -> None:
-        names = {
-            "train_loss_px": "loss_px/train",
-            "validation_loss_px": "loss_px/validation",
-            "learning_rate": "learning_rate",
-        }
-        for row in self._settle():
-            known = {name: row[key] for key, name in names.items() if key in row}
-            _log(trainer, known, int(row["epoch"]))
-        groups = [f"{group.name}_error_mm" for group in self.evaluation.groups]
-        if trainer.is_global_zero:
-            write_history(self.path, self.rows, groups)
 
 
-def write_history(path: Path, rows: list[dict[str, float]], extra: list[str]) -> None:
+def write_history(path: Path, rows: list[dict[str, float]]) -> None:
     """Write history.csv as a whole; a value that was not measured is left empty."""
-    columns = ["epoch", "train_loss_px", "validation_loss_px", "learning_rate", *extra]
+    columns = ["epoch", *COLUMNS.values(), "learning_rate"]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
@@ -212,12 +222,22 @@ def write_history(path: Path, rows: list[dict[str, float]], extra: list[str]) ->
 class RunCheckpoint(Checkpoint):
     """The one checkpoint to go on from, with the random state, replaced as a whole.
 
-    Lightning's own keeps no random state, so that dropout after a restart would differ.
+    Lightning's `ModelCheckpoint` keeps no random state, so that dropout after a restart would
+    differ; use it beside this one for the best model.
     """
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path = path
-        self.every = every
+    def __init__(self, path: str | Path, every_n_epochs: int = 10) -> None:
+        """Take the settings.
+
+        Args:
+            path: The file.
+            every_n_epochs: Epochs between two checkpoints.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        self.path = Path(path)
+        self.every_n_epochs = _epochs_between("callbacks.resume", every_n_epochs)
         self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -238,24 +258,21 @@ class RunCheckpoint(Checkpoint):
             self._restored = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, every so many epochs; the last one is left to the finished model."""
-        if due(trainer, self.every) and trainer.current_epoch + 1 != trainer.max_epochs:
-            if not trainer.is_global_zero:
-                # Lightning lets the first process write, and all of them wait for it.
-                trainer.save_checkpoint(self.path)
-                return
-            with atomic_path(self.path) as temporary:
-                trainer.save_checkpoint(temporary)
+        """Save, every so many epochs and where training is about to stop before its last epoch."""
+        whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        # Half an epoch is not kept: the run goes on from the whole epochs before it.
+        if is_debug_run(trainer) or is_last or not whole or not due(trainer, self.every_n_epochs):
+            return
+        if not trainer.is_global_zero:
+            # Lightning lets the first process write, and all of them wait for it.
+            trainer.save_checkpoint(self.path)
+            return
+        with atomic_path(self.path) as temporary:
+            trainer.save_checkpoint(temporary)
 
 
-def _over_processes(trainer: pl.Trainer, loss: Tensor) -> Tensor:
-    if trainer.world_size == 1:
-        return loss
-    reduced = trainer.strategy.reduce(loss, reduce_op="mean")
-    assert isinstance(reduced, Tensor)
-    return reduced
-
-
-def _log(trainer: pl.Trainer, metrics: Mapping[str, float], epoch: int) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(metrics), step=epoch)
+def final_metrics(trainer: pl.Trainer) -> dict[str, float]:
+    """The trainer's metrics as plain numbers, those that are not finite left out."""
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name: value for name, value in found.items() if abs(value) < float("inf")}

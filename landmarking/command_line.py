@@ -1,15 +1,18 @@
 """What the Hydra shells in experiments/ share: help, typing errors, and one message on bad input.
 
-Hydra composes the configuration; what a person types is looked at before. Help is read from the
-YAML files as they are written, comments included, which also answers several times sooner than
-composing everything. A group or an option that does not exist is refused with the nearest right
-one, and so is a key, by `landmarking.config.settings`.
+Hydra reads the command line and composes the configuration; nothing is done to what a person
+types. Help is read from the YAML files as they are written, comments included, which also answers
+several times sooner than composing everything. What Hydra refuses is said in one line, with the
+nearest right word.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
+import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
@@ -24,15 +28,41 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from landmarking.config import PROJECT, register_resolvers, settings
-from landmarking.errors import ConfigError, LandmarkingError
+from landmarking.errors import LandmarkingError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 CONF = PROJECT / "conf"
 
 
+SCHEMAS = {
+    "train": "landmarking.training_config.TrainingConfig",
+    "prepare": "landmarking.prepare_command.PrepareConfig",
+    "evaluate": "landmarking.transfer.TransferConfig",
+    "report": "landmarking.evaluation.report.ReportConfig",
+    "screenshots": "landmarking.evaluation.screenshots.ScreenshotsConfig",
+}
+"""Dataclasses that name every key of a shell; imported when they are needed."""
+
+
+def register(name: str) -> None:
+    """Give Hydra what conf/NAME.yaml builds on: our resolvers, and the schema NAME_schema.
+
+    Args:
+        name: The shell's configuration.
+    """
+    register_resolvers()
+    module, _, schema = SCHEMAS[name].rpartition(".")
+    node = getattr(importlib.import_module(module), schema)
+    ConfigStore.instance().store(name=f"{name}_schema", node=node)
+
+
 def start(main: Callable[[], Any], name: str) -> None:
     """Run a shell's Hydra function on the command line.
+
+    The command line itself is Hydra's, word for word. Beside that there is help that answers at
+    once, the schema that closes the set of keys, and one line where Hydra refuses something.
 
     Args:
         main: The function that `hydra.main` made.
@@ -41,15 +71,14 @@ def start(main: Callable[[], Any], name: str) -> None:
     if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
         sys.stdout.write(help_text(name))
         return
-    register_resolvers()
     # Hydra then leaves every error to us, in place of a traceback for a full disk or a bad file.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    with one_message():
-        sys.argv[1:] = admit(sys.argv[1:])
+    with one_message(name):
+        register(name)
         main()
 
 
-def answer(config: DictConfig, schema: type[T], run: Callable[[T], str | None]) -> None:
+def answer(config: DictConfig, schema: type[T], run: Callable[[T], R]) -> R:
     """Check a composed configuration, do what it asks, and print what came out.
 
     On bad input one message goes to stderr and the exit status is 2. A run of a sweep that fails
@@ -58,14 +87,31 @@ def answer(config: DictConfig, schema: type[T], run: Callable[[T], str | None]) 
     Args:
         config: As Hydra composed it.
         schema: Dataclass that names every key.
-        run: Does the work; its text is printed, if there is one.
+        run: Does the work; its text, or the summary of its result, is printed.
+
+    Returns:
+        What `run` returns.
     """
-    with _of_a_sweep() if _in_sweep() else one_message():
+    with _of_a_sweep() if _in_sweep() else one_message(), _nothing_empty():
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
-        text = run(settings(schema, {str(key): value for key, value in values.items()}))
+        result = run(settings(schema, {str(key): value for key, value in values.items()}))
+        text = result.summary() if hasattr(result, "summary") else result
         if text:
             print(text, flush=True)
+    return result
+
+
+@contextmanager
+def _nothing_empty() -> Iterator[None]:
+    """Take away the folder that Hydra has made where nothing else was put into it."""
+    try:
+        yield
+    finally:
+        if HydraConfig.initialized():
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            if [path.name for path in folder.glob("*")] == [".hydra"]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_sweep() -> bool:
@@ -85,10 +131,13 @@ def _of_a_sweep() -> Iterator[None]:
 
 
 @contextmanager
-def one_message() -> Iterator[None]:
+def one_message(name: str = "train") -> Iterator[None]:
     """On a fault that a person can put right: the message alone, and exit status 2.
 
     A signal that stops the command is answered with where it goes on, and status 128 plus signal.
+
+    Args:
+        name: The shell's configuration, conf/NAME.yaml.
     """
     try:
         yield
@@ -97,11 +146,10 @@ def one_message() -> Iterator[None]:
     except LandmarkingError as error:
         sys.exit(_told(str(error)))
     except (HydraException, OmegaConfBaseException) as error:
-        failed = str(error) == OTHERS_WENT_ON
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        if isinstance(error, OverrideParseException):
-            cause = "correct the command line: GROUP=OPTION or KEY=VALUE"
-        sys.exit(_told(f"{error}\n{cause}".strip(), FAILED if failed else BAD_INPUT))
+        if str(error) == OTHERS_WENT_ON:
+            sys.exit(_told(OTHERS_WENT_ON, FAILED))
+        ours = next((e for e in _causes(error) if isinstance(e, LandmarkingError)), None)
+        sys.exit(_told(str(ours) if ours else hydras_words(error, name)))
     except OSError as error:
         sys.exit(_told(refused_by_the_system(error)))
     except KeyboardInterrupt:
@@ -111,6 +159,12 @@ def one_message() -> Iterator[None]:
         if stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt):
             sys.exit(_told(STOPPED, 128 + signal.SIGINT))
         raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 BAD_INPUT, FAILED = 2, 1
@@ -138,79 +192,68 @@ def _told(message: str, status: int = 2) -> int:
     return status
 
 
-def admit(arguments: Sequence[str]) -> list[str]:
-    """Check groups and options, and let mistyped keys reach `settings`, which knows the right ones.
-
-    Hydra refuses a key that is not in the YAML before any of our code runs, and in five lines.
-    With `++` ahead it takes every key; whether there is such a setting is then for `settings` to
-    say. Sweeps (`seed=0,1`), options and Hydra's own keys are left as they are. What is typed takes
-    the place of what an experiment sweeps over; Hydra would do every run once for each old value.
+def hydras_words(error: Exception, name: str) -> str:
+    """One line for what Hydra refuses, with the nearest right word.
 
     Args:
-        arguments: The command line, without the program.
-
-    Returns:
-        Arguments for Hydra.
-
-    Raises:
-        ConfigError: If a group or its option does not exist; names the nearest.
+        error: Hydra's or OmegaConf's.
+        name: The shell's configuration, conf/NAME.yaml.
     """
-    for argument in arguments:
-        _check_group(argument)
-    admitted = [f"++{argument}" if _sets_a_value(argument) else argument for argument in arguments]
-    return [*_rest_of_the_sweep(arguments), *admitted]
+    text = "\n".join(str(cause) for cause in _causes(error))
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{text.splitlines()[0].partition(': ')[2]}: the command line takes GROUP=OPTION or KEY=VALUE; quote a "
+            "value with spaces, =, ~ or letters beyond ASCII twice, as in 'KEY=\"VALUE\"'"
+        )
+    if option := re.search(r"Could not (?:find|load) '(\S+)/(\S+)'", text):
+        group, choice = option.groups()
+        choices = re.findall(r"^\t(\S+)$", text, re.MULTILINE) or _options(CONF / group)
+        return f"{group}={choice}: no such choice; {_nearest(choice, choices)}"
+    if group := re.search(r"Could not override '(\S+/\S+?)'\.", text):
+        return f"{group[1]}: there is no such group; {_nearest(group[1], _groups())}"
+    key = re.search(r"^ *full_key: (\S+)", text, re.MULTILINE)
+    first = text.splitlines()[0]
+    if key and re.search(r"Key '.+' (is )?not in", text):
+        added = "; +KEY=VALUE adds one that a class takes and its file leaves out"
+        where = f" ({first.partition(':')[0]})" if first.startswith("In '") else ""
+        hint = _nearest(key[1], _known_keys(name), listed=False)
+        return f"{key[1]}: there is no such setting{where}; {hint}{added}"
+    if key:
+        value = next((line for line in text.splitlines() if line.startswith("Value ")), first)
+        return f"{key[1]}: {value}; correct the value"
+    return str(error)
 
 
-def _rest_of_the_sweep(arguments: Sequence[str]) -> list[str]:
-    """What an experiment sweeps over and nobody has typed, if somebody has typed a part of it."""
-    typed = dict(argument.lstrip("+").split("=", 1) for argument in arguments if "=" in argument)
-    swept = _swept(typed.get("experiment", ""))
-    if not swept.keys() & typed.keys():
-        return []
-    rest = (f"{key}={values}" for key, values in swept.items() if key not in typed)
-    return ["hydra.sweeper.params=null", *rest]
+def _known_keys(name: str) -> list[str]:
+    """Keys of a shell as the YAML files and its schema have them, dotted."""
+    known: set[str] = set()
+    for path in (CONF / f"{name}.yaml", *CONF.glob("*/*.yaml"), *CONF.glob("*/*/*.yaml")):
+        group = path.parent.relative_to(CONF)
+        if group.parts[:1] in (("experiment",), ("launcher",), ("hparams_search",)):
+            continue
+        values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        known |= set(_dotted(values, ".".join(group.parts)))
+    schema = ConfigStore.instance().repo.get(f"{name}_schema.yaml")
+    if schema is not None:
+        known |= set(_dotted(OmegaConf.to_container(schema.node, resolve=False)))
+    return sorted(known)
 
 
-def _swept(experiment: str) -> dict[str, str]:
-    """What an experiment, and those that it builds on, sweep over."""
-    path = CONF / "experiment" / f"{experiment}.yaml"
-    if not path.is_file():
-        return {}
-    values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    found: dict[str, str] = {}
-    for entry in values.get("defaults", []):
-        if isinstance(entry, str):
-            found |= _swept(entry)
-    params = values.get("hydra", {}).get("sweeper", {}).get("params", {})
-    return found | {str(key): str(value) for key, value in params.items()}
-
-
-def _check_group(argument: str) -> None:
-    key, equals, value = argument.partition("=")
-    group = key.lstrip("+~").partition("@")[0]
-    if not equals or group.startswith(("-", "hydra")):
+def _dotted(values: Any, where: str = "") -> Iterator[str]:
+    if not isinstance(values, dict):
         return
-    if not (CONF / group).is_dir():
-        if "/" in group:
-            raise ConfigError(f"{group}: there is no such group; {_nearest(group, _groups())}")
-        return
-    for option in value.split(","):
-        options = _options(CONF / group)
-        if option not in ("null", "", *options):
-            raise ConfigError(f"{group}={option}: no such choice; {_nearest(option, options)}")
+    for key, value in values.items():
+        if key not in ("defaults", "hydra"):
+            path = f"{where}.{key}" if where else str(key)
+            yield path
+            yield from _dotted(value, path)
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
+def _nearest(word: str, known: Sequence[str], *, listed: bool = True) -> str:
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
-
-
-def _sets_a_value(argument: str) -> bool:
-    key, equals, value = argument.partition("=")
-    plain = all(part.isidentifier() for part in key.split("."))
-    group = (CONF / key).is_dir() or key.startswith("hydra.")
-    sweep = "," in value and value[:1] not in "[{'\""
-    return bool(equals) and plain and not group and not sweep
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"choose one of {', '.join(known)}" if listed else "--help lists them"
 
 
 def _groups() -> list[str]:

@@ -7,6 +7,9 @@ call `settings` once per dataclass; a typing error in a key is refused with the 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
@@ -97,10 +100,87 @@ def _refuse_unknown_keys(schema: Any, values: Mapping[str, Any], where: str) -> 
             _refuse_unknown_keys(hints[key], value, path)
 
 
+NOT_IN_NAMES = (
+    *("experiment", "landmark", "seed", "outputs", "study", "run", "run_dir", "label", "variant"),
+    *("objective", "threads", "workers", "overwrite", "launcher", "hparams_search", "logger"),
+    *("callbacks", "cohort.root", "cohort.test_root", "trainer.enable_progress_bar"),
+    *("trainer.enable_model_summary", "trainer.profiler", "trainer.max_steps", "trainer.max_time"),
+    *("trainer.fast_dev_run", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
+)
+"""Keys and groups on the command line, with all below them, that make no run of its own name."""
+
+RUN_DIR = "LANDMARKING_RUN_DIR"
+"""Environment variable that tells the other processes of one model its folder."""
+
+
 def register_resolvers() -> None:
-    """Let YAML write `${project:outputs}` for a folder of this checkout, from any directory."""
-    OmegaConf.register_new_resolver("project", _in_project, replace=True)
+    """Give YAML what it writes as `${project:outputs}`, `${run_name:}`, `${run_dir:}` and so on."""
+    for name, resolver in (
+        ("project", _in_project),
+        ("overrides", _overrides),
+        ("one_of_a_sweep", _one_of_a_sweep),
+        ("run_name", _run_name),
+        ("run_dir", _run_dir),
+    ):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def _in_project(relative: str) -> str:
     return str(PROJECT / relative)
+
+
+def _overrides() -> str:
+    """What the command line changes, as `optimizer.lr-0.002_augment-none`; fit for a folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return ""
+    hydra = HydraConfig.get()
+    left_out = (*NOT_IN_NAMES, *hydra.job.config.override_dirname.exclude_keys)
+    named = []
+    for override in hydra.overrides.task:
+        key = str(override).partition("=")[0].lstrip("+~").partition("@")[0]
+        if not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in left_out):
+            named.append(re.sub(r"[^\w.+-]+", "-", str(override)).strip("-"))
+    text = "_".join(sorted(named))
+    if len(text) <= LONGEST_VARIANT:
+        return text
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+LONGEST_VARIANT = 120
+"""Characters; what is longer becomes a hash."""
+
+
+def folder_name(
+    label: str, landmark: str | None, seed: int, variant: str, *, stacked: bool = False
+) -> str:
+    """Name of a run's folder, such as `ml-seed0` or `sl-AC-seed0_optimizer.lr-0.002`."""
+    middle = "-stacked" if stacked else ""
+    middle += "" if landmark is None else f"-{landmark}"
+    return f"{label.lower()}{middle}-seed{seed}" + (f"_{variant}" if variant else "")
+
+
+def _one_of_a_sweep() -> str:
+    raise ConfigError(
+        "landmark: this experiment trains one landmark a run and none is named; sweep over "
+        "them with -m landmark=AC,PC,ICS,PMJ,CUL,IMS,GENU,SPLE, or name one: landmark=AC"
+    )
+
+
+def _run_name(*, _root_: Any) -> str:
+    if _root_.run:
+        return str(_root_.run)
+    stacked = str(_root_.model.get("_target_", "")).endswith(".StackedEnsemble")
+    single = stacked or _root_.landmark is not None
+    label = str(_root_.label or ("SL" if single else "ML"))
+    return folder_name(label, _root_.landmark, _root_.seed, _root_.variant, stacked=stacked)
+
+
+def _run_dir(*, _root_: Any) -> str:
+    if RUN_DIR in os.environ and "LOCAL_RANK" in os.environ:
+        return os.environ[RUN_DIR]
+    name = _run_name(_root_=_root_)
+    refuse_outside("study", str(_root_.study))
+    refuse_outside("run", name)
+    return str(Path(_root_.outputs) / _root_.study / name)

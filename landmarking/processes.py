@@ -31,12 +31,6 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def this_rank() -> int:
-    """Which of several processes that train one model this is; 0 where it is the only one."""
-    rank_zero_only = importlib.import_module("lightning_utilities.core.rank_zero").rank_zero_only
-    return int(getattr(rank_zero_only, "rank", 0))
-
-
 def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -> Iterator[R]:
     """Results in the order in which they are done.
 

@@ -82,7 +82,7 @@ def as_bytes(image: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def mean_errors(path: Path) -> Mapping[str, tuple[float, float]]:
-    """Mean error and mean error without skill in mm, by group, of a predictions.csv."""
+    """Mean error and the baseline's mean error in mm, by group, of a predictions.csv."""
     frame = read_predictions(path)
     return {
         str(group): (mean_sd(rows["error_mm"])[0], mean_sd(rows["mean_error_mm"])[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,10 +22,24 @@ from landmarking.errors import ConfigError
 from landmarking.seal import CHECKSUMS, check_sealed, seal
 from landmarking.storage import not_written, parse_json, remove_leftovers, write_text
 
-NOT_DECIDING = ("outputs", "overwrite", "threads", "workers", "logger")
+NOT_DECIDING = frozenset(
+    {"outputs", "run_dir", "overwrite", "threads", "workers", "logger", "callbacks", "objective"}
+)
 """Settings that may differ when a run is started again: they do not touch its numbers."""
 
-NOT_DECIDING_OF_TRAINER = ("enable_progress_bar", "enable_model_summary", "profiler")
+LIMITS = ("max_steps", "max_time", "min_epochs", "min_steps")
+"""Settings of the trainer that end a run before its last epoch; more of them goes on with it."""
+
+NOT_DECIDING_OF_TRAINER = (
+    "enable_progress_bar",
+    "enable_model_summary",
+    "enable_checkpointing",
+    "profiler",
+    "log_every_n_steps",
+    "num_sanity_val_steps",
+    "detect_anomaly",
+    *LIMITS,
+)
 
 
 class State(Enum):
@@ -34,6 +48,7 @@ class State(Enum):
     NEW = "new"
     STARTED = "started"
     FINISHED = "finished"
+    DEBUG = "debug"
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,13 @@ class RunFolder:
         return self.path / "tensorboard"
 
     def begin(
-        self, config: Mapping[str, Any], digest: str, facts: Mapping[str, Any], *, overwrite: bool
+        self,
+        config: Mapping[str, Any],
+        digest: str,
+        facts: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        today: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> State:
         """Make the folder ready, or say that there is nothing to do.
 
@@ -103,6 +124,8 @@ class RunFolder:
             facts: Provenance to write with a new run.
             overwrite: Remove a run of another configuration instead of refusing it; a finished one
                 of the same configuration is trained again too.
+            today: Brings a configuration of an earlier version under today's keys, with today's
+                defaults for those that it lacks.
 
         Returns:
             `FINISHED` if there is nothing to do, `STARTED` if there is a checkpoint to go on from.
@@ -112,13 +135,18 @@ class RunFolder:
                 written.
             RunError: If a finished run is not as it was left.
         """
-        if overwrite and self.path.exists():
-            shutil.rmtree(self.path)
-        self._check_same(config, digest)
+        if overwrite:
+            self._clear()
+        self._check_same(config, digest, today)
         try:
             remove_leftovers(self.path)
+            if self.predictions.exists() and self._may_go_on(config):
+                # Results of a run that was stopped early: it is no longer finished.
+                self.predictions.unlink()
+                (self.path / CHECKSUMS).unlink(missing_ok=True)
+                write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+                return State.STARTED if self.last.exists() else State.NEW
             if self.predictions.exists():
-                self.last.unlink(missing_ok=True)
                 return State.FINISHED
             if self.last.exists():
                 return State.STARTED
@@ -128,6 +156,25 @@ class RunFolder:
         except OSError as error:
             raise self.not_written(error) from error
         return State.NEW
+
+    def _clear(self) -> None:
+        """Remove what a run has left, but for what Hydra has just written for this one."""
+        for path in self.path.glob("*"):
+            if path.is_dir() and path.name != ".hydra":
+                shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink()
+
+    def facts(self) -> dict[str, Any]:
+        """The provenance of a run that has begun, plain values."""
+        return dict(parse_json(self.provenance.read_text(encoding="utf-8")))
+
+    def _may_go_on(self, config: Mapping[str, Any]) -> bool:
+        """Whether a run that was stopped before its last epoch is asked for more."""
+        if not self.facts().get("stopped"):
+            return False
+        before = self.read_config()
+        return bool(_limits(before) != _limits(config))
 
     def not_written(self, error: OSError) -> ConfigError:
         """What to raise where the system refuses to write here."""
@@ -151,8 +198,7 @@ class RunFolder:
 
     def note(self, **facts: Any) -> None:
         """Add plain values to the provenance of a run that has begun."""
-        known = parse_json(self.provenance.read_text(encoding="utf-8"))
-        write_text(self.provenance, json.dumps({**known, **facts}, indent=1) + "\n")
+        write_text(self.provenance, json.dumps({**self.facts(), **facts}, indent=1) + "\n")
 
     def seal(self, predictions: Path) -> None:
         """Write the checksums of all results, just before the predictions get their name.
@@ -167,7 +213,12 @@ class RunFolder:
         files = {str(path.relative_to(self.path)): path for path in kept if path.exists()}
         seal(self.path, {**files, self.predictions.name: predictions})
 
-    def _check_same(self, config: Mapping[str, Any], digest: str) -> None:
+    def _check_same(
+        self,
+        config: Mapping[str, Any],
+        digest: str,
+        today: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
         if not (self.predictions.exists() or self.last.exists()):
             return
         if self.predictions.exists():
@@ -179,6 +230,7 @@ class RunFolder:
             old_digest = parse_json(self.provenance.read_text(encoding="utf-8"))["cohort_digest"]
             if not isinstance(before, dict):
                 raise ValueError(f"config.yaml holds {type(before).__name__}, not settings")
+            before = today(before)
         except (
             OSError,
             ValueError,
@@ -186,10 +238,11 @@ class RunFolder:
             TypeError,
             YAMLError,
             OmegaConfBaseException,
+            ConfigError,
         ) as error:
             raise ConfigError(
                 f"{self.path}: a run without a readable config.yaml and provenance.json "
-                f"({error!r}); {ways_out}"
+                f"({str(error).splitlines()[0]}); {ways_out}"
             ) from error
         changed = differences(_deciding(before), _deciding(config))
         if old_digest != digest:
@@ -219,6 +272,17 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     trainer = kept.get("trainer") or {}
     kept["trainer"] = {k: v for k, v in trainer.items() if k not in NOT_DECIDING_OF_TRAINER}
     return kept
+
+
+def _limits(config: Mapping[str, Any]) -> Any:
+    """What may end a run early: limits of the trainer, and callbacks that stop."""
+    trainer = config.get("trainer") or {}
+    stopping = {
+        name: node
+        for name, node in (config.get("callbacks") or {}).items()
+        if "Stopping" in str(node.get("_target_", ""))
+    }
+    return {name: trainer.get(name) for name in LIMITS}, stopping
 
 
 def run_folders(path: Path) -> list[RunFolder]:

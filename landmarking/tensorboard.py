@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from landmarking.callbacks import CallbacksConfig, TestGroup
+from landmarking.data.datamodule import LandmarkDataModule
+from landmarking.errors import ConfigError
 from landmarking.geometry import Array
 from landmarking.models.module import LandmarkModule, predict_points
 from landmarking.results import as_bytes
@@ -61,59 +63,71 @@ def comparison_layout(groups: Sequence[str], landmarks: Sequence[str]) -> dict[s
     Returns:
         Categories of charts, as `SummaryWriter.add_custom_scalars` takes them.
     """
+    where = {"validation": "val", **{group: f"test/{group}" for group in groups}}
     layout: dict[str, Any] = {
         f"{group}: error by landmark (mm)": {
-            landmark: ["Multiline", [f"error_mm/{group}/{landmark}$"]] for landmark in landmarks
+            landmark: ["Multiline", [f"{tag}/{landmark}/error_mm$"]] for landmark in landmarks
         }
-        for group in groups
+        for group, tag in where.items()
     }
     layout["mean error (mm)"] = {
-        group: ["Multiline", [f"error_mm/{group}/mean$"]] for group in groups
+        group: ["Multiline", [f"{tag}/error_mm$"]] for group, tag in where.items()
     }
-    layout["loss (px)"] = {"training and validation": ["Multiline", ["loss_px/.*"]]}
+    layout["loss (px)"] = {"training and validation": ["Multiline", ["(train|val)/loss$"]]}
     return layout
 
 
 class Pictures(Callback):
-    """Slices of every test group with truth and prediction, every so many epochs."""
+    """Slices of validation people with truth and prediction, every so many epochs."""
 
-    def __init__(
-        self, groups: tuple[TestGroup, ...], config: CallbacksConfig, landmarks: Sequence[str]
-    ) -> None:
-        """Take the groups, and all landmarks of the set for the page that compares runs."""
-        self.groups = groups
-        self.config = config
-        self.landmarks = landmarks
+    def __init__(self, every_n_epochs: int = 20, count: int = 2) -> None:
+        """Take the settings.
+
+        Args:
+            every_n_epochs: Epochs between two rows of pictures; 0 draws none.
+            count: Slices in a row.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        if every_n_epochs < 0 or count < 1:
+            raise ConfigError(
+                "callbacks.pictures: every_n_epochs is 0 or more and count 1 or more, found "
+                f"{every_n_epochs} and {count}; correct them"
+            )
+        self.every_n_epochs, self.count = every_n_epochs, count
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lay out the custom-scalars page."""
-        layout = comparison_layout([group.name for group in self.groups], self.landmarks)
+        data = getattr(trainer, "datamodule", None)
+        if data is None or not hasattr(data, "test_groups"):
+            return
+        layout = comparison_layout(data.test_groups, data.cohort.landmarks.names)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(layout)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw one row a group under `slices/GROUP`."""
-        every = self.config.pictures_every
+        """Draw one row under `slices/validation`."""
+        every = self.every_n_epochs
         if not every or (trainer.current_epoch + 1) % every:
             return
         assert isinstance(pl_module, LandmarkModule)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for group in self.groups:
-                    row = picture_row(group, pl_module, self.config.pictures)
-                    logger.experiment.add_image(
-                        f"slices/{group.name}", row, trainer.current_epoch, dataformats="HWC"
-                    )
+                row = picture_row(trainer.datamodule, pl_module, self.count)  # type: ignore[attr-defined]
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+                logger.experiment.add_image("slices/validation", row, step, dataformats="HWC")
 
 
-def picture_row(group: TestGroup, module: LandmarkModule, count: int) -> NDArray[np.uint8]:
-    """The first slices of a group side by side, shape (H', W', 3)."""
-    predicted = predict_points(module, group.images[:count]).numpy().astype(np.float64)
-    images = group.images[:count, 0].cpu().numpy()
+def picture_row(data: LandmarkDataModule, module: LandmarkModule, count: int) -> NDArray[np.uint8]:
+    """The first validation slices side by side, shape (H', W', 3)."""
+    chosen = data.validation_indices[:count]
+    images = np.asarray(data.cohort.images[chosen], dtype=np.float32)
+    predicted = predict_points(module, torch.from_numpy(images)[:, None]).numpy()
+    true = data.cohort.points_px[chosen][:, data.columns]
     drawn = [
-        draw_points(as_bytes(image), true, points)
-        for image, true, points in zip(images, group.points_px[:count], predicted, strict=True)
+        draw_points(as_bytes(i), t, p) for i, t, p in zip(images, true, predicted, strict=True)
     ]
     return np.concatenate(drawn, axis=1)
 
@@ -121,21 +135,25 @@ def picture_row(group: TestGroup, module: LandmarkModule, count: int) -> NDArray
 def log_final(
     loggers: list[Any], settings: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> None:
-    """Add the run to TensorBoard's table of hyperparameters with its final errors.
+    """Add the run to TensorBoard's table of hyperparameters, to be ranked by validation error.
 
     Args:
         loggers: The trainer's loggers.
         settings: Plain configuration; nested keys are joined with dots.
-        metrics: Metrics of the last evaluation; those named `.../mean` are the final ones.
+        metrics: Final metrics; the errors of the test groups are shown, not ranked by.
     """
     final = {
-        f"final_error_mm/{name.split('/')[1]}": value
+        f"final/{name}": value
         for name, value in metrics.items()
-        if name.startswith("error_mm/") and name.endswith("/mean")
+        if name == "val/error_mm" or (name.startswith("test/") and name.count("/") == 2)
     }
+    ranked = dict(sorted(final.items(), key=lambda item: item[0] != "final/val/error_mm"))
+    shown = {name: v for name, v in ranked.items() if name.endswith("/error_mm")}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(_flat(settings), metrics=final)
+            logger.log_hyperparams(_flat(settings), metrics=shown)
+        else:
+            logger.log_hyperparams(_flat(settings))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from landmarking.callbacks import CallbacksConfig
 from landmarking.cohort.sources import CohortConfig
-from landmarking.config import refuse_outside
+from landmarking.config import folder_name, refuse_outside
 from landmarking.data.adaptation import AdaptConfig
 from landmarking.data.augment_config import AugmentConfig
-from landmarking.data.datamodule import BatchConfig
+from landmarking.data.datamodule import DataConfig, LandmarkDataModule
 from landmarking.errors import ConfigError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.models.build import network_class
-from landmarking.models.module import OptimizerConfig
-from landmarking.models.schedule import ScheduleConfig
+from landmarking.models.specification import build
 from landmarking.preparation import LandmarksConfig
 from landmarking.processes import available_cores
 from landmarking.run_folder import RunFolder
 
-OURS = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "num_sanity_val_steps")
-"""Trainer arguments that a run sets itself."""
-
-
-@dataclass
-class LoggerConfig:
-    """Where curves go besides history.csv."""
-
-    tensorboard: bool = True
+PAPER_OPTIMIZER = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.005}
+PAPER_SCHEDULE = {"_target_": "landmarking.models.schedule.Schedule"}
 
 
 @dataclass
@@ -57,6 +51,90 @@ class SpeedConfig:
 
 
 @dataclass
+class TrainerConfig:
+    """Arguments of Lightning's Trainer, by its own names; None leaves Lightning's default.
+
+    `logger`, `callbacks` and `default_root_dir` have groups and keys of their own; see Lightning's
+    documentation for the rest.
+    """
+
+    max_epochs: int = 5000
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    max_time: Any = None
+    accelerator: str = "auto"
+    strategy: Any = "auto"
+    devices: Any = 1
+    num_nodes: int = 1
+    precision: Any = "32-true"
+    sync_batchnorm: bool | None = None
+    fast_dev_run: Any = False
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+    limit_predict_batches: Any = None
+    overfit_batches: Any = 0.0
+    val_check_interval: Any = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int = 0
+    log_every_n_steps: int | None = None
+    enable_progress_bar: bool = True
+    enable_model_summary: bool = False
+    enable_checkpointing: bool | None = None
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: Any = None
+    gradient_clip_algorithm: str | None = None
+    deterministic: Any = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    use_distributed_sampler: bool = True
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    barebones: bool = False
+    reload_dataloaders_every_n_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what Lightning would find late, or accept and not do.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        if self.max_epochs < 1:
+            raise ConfigError(
+                f"trainer.max_epochs is a number of epochs, at least 1, found {self.max_epochs}; "
+                "correct it (trainer.max_steps and trainer.max_time stop a run before its last)"
+            )
+        if self.barebones or self.reload_dataloaders_every_n_epochs:
+            raise ConfigError(
+                "trainer.barebones and trainer.reload_dataloaders_every_n_epochs do not go with a "
+                "run that logs, can go on and keeps its slices on the device; leave them out"
+            )
+        most = max(2, available_cores())
+        if isinstance(self.devices, int) and self.devices > most and self.takes_the_cpu:
+            raise ConfigError(
+                "trainer.devices: on a CPU each is a process of its own, at most one a core "
+                f"({most}), found {self.devices}; take fewer, or trainer=gpu"
+            )
+
+    @property
+    def takes_the_cpu(self) -> bool:
+        """Whether training will run on the CPU."""
+        accelerators = (pl.accelerators.CUDAAccelerator, pl.accelerators.MPSAccelerator)
+        return self.accelerator == "cpu" or (
+            self.accelerator == "auto" and not any(kind.is_available() for kind in accelerators)
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """What Lightning's Trainer is called with."""
+        chosen = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.takes_the_cpu:
+            # Lightning leaves with a traceback: batch normalisation has no CPU form of it.
+            chosen["sync_batchnorm"] = None
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+@dataclass
 class TrainingConfig:
     """Everything that `experiments/train.py` takes; the keys of conf/train.yaml.
 
@@ -67,20 +145,25 @@ class TrainingConfig:
         model: `_target_` and arguments of the network.
         preprocess: Scan to slice.
         landmarks: Which landmarks.
-        optimizer: Adam.
-        schedule: Learning rate by epoch.
+        optimizer: `_target_` and arguments of one of torch's optimizers.
+        schedule: Learning rate by epoch, `Schedule` or one of torch's schedulers.
+        loss: `_target_` of another loss than the paper's.
         augment: Changes to training slices.
         adapt: Learning from a few people of another group.
-        batches: Batches and split.
+        data: Batches and split.
         speed: Layout and compilation.
         trainer: Arguments of Lightning's Trainer.
-        logger: TensorBoard.
-        callbacks: How often what is looked at.
+        logger: Loggers by name, each with its `_target_`.
+        callbacks: Callbacks by name, likewise.
         landmark: One landmark (SL), or None for all (ML).
-        run: Name of the run's folder; made from model, landmark and seed if None.
+        run: Name of the run's folder; made of label, landmark, seed and variant if None.
+        run_dir: The run's folder; made of outputs, study and run's name if empty.
+        variant: What was changed on the command line, as Hydra writes it; part of the names.
         label: Name in tables; SL or ML if None.
         experiment: Name of the experiment file.
-        seed: Seed of split, order, initial weights and dropout.
+        seed: Seed of order, initial weights and dropout.
+        split_seed: Seed of the split into training and validation people.
+        objective: Metric that `main` returns, for sweepers that optimise.
         threads: Threads of this process; None takes all cores.
         workers: Processes that prepare a cohort that is not there yet; None takes all cores.
         overwrite: Replace what the run's folder holds.
@@ -92,41 +175,56 @@ class TrainingConfig:
     model: dict[str, Any]
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
     landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: dict[str, Any] = field(default_factory=lambda: dict(PAPER_OPTIMIZER))
+    schedule: dict[str, Any] = field(default_factory=lambda: dict(PAPER_SCHEDULE))
+    loss: dict[str, Any] | None = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
-    batches: BatchConfig = field(default_factory=BatchConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
     landmark: str | None = None
     run: str | None = None
+    run_dir: str = ""
+    variant: str = ""
     label: str | None = None
     experiment: str = "none"
     seed: int = 0
+    split_seed: int = 0
+    objective: str = "val/error_mm"
     threads: int | None = None
     workers: int | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Check what types cannot: names, and the network's and the trainer's own arguments.
+        """Check what types cannot: names, and the arguments of what is named by `_target_`.
 
         Raises:
             ConfigError: If a name leads out of the outputs or an argument is unknown.
         """
         refuse_outside("study", self.study)
         refuse_outside("run", self.run_name)
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed is a whole number from 0 to 4294967295, found {self.seed}")
+        for name in ("seed", "split_seed"):
+            if not 0 <= getattr(self, name) < 2**32:
+                raise ConfigError(
+                    f"{name} is a whole number from 0 to 4294967295, found {getattr(self, name)}"
+                )
         network_class(self.model)
-        check_trainer(self.trainer)
+        check_optimizer(self.optimizer)
+        check_arguments("schedule", self.schedule)
+        if self.schedule.get("_target_") == PAPER_SCHEDULE["_target_"]:
+            build(self.schedule, "schedule")
+        for group, nodes in (("logger", self.logger), ("callbacks", self.callbacks)):
+            for name, node in nodes.items():
+                check_arguments(f"{group}.{name}", node)
 
     @property
     def model_label(self) -> str:
-        """Name in tables."""
-        return self.label or ("SL" if self.stacked or self.landmark is not None else "ML")
+        """Name in tables, with what was changed on the command line."""
+        plain = self.label or ("SL" if self.stacked or self.landmark is not None else "ML")
+        return f"{plain} {self.variant}" if self.variant and self.run is None else plain
 
     @property
     def stacked(self) -> bool:
@@ -136,14 +234,38 @@ class TrainingConfig:
     @property
     def run_name(self) -> str:
         """Name of the run's folder."""
-        middle = "-stacked" if self.stacked else ""
-        middle += "" if self.landmark is None else f"-{self.landmark}"
-        return self.run or f"{self.model_label.lower()}{middle}-seed{self.seed}"
+        if self.run:
+            return self.run
+        single = self.stacked or self.landmark is not None
+        return folder_name(
+            self.label or ("SL" if single else "ML"),
+            self.landmark,
+            self.seed,
+            self.variant,
+            stacked=self.stacked,
+        )
 
     @property
     def folder(self) -> RunFolder:
         """The run's folder."""
-        return RunFolder(Path(self.outputs) / self.study / self.run_name)
+        return RunFolder(Path(self.run_dir or Path(self.outputs) / self.study / self.run_name))
+
+    def datamodule(self, *, progress: bool = False) -> LandmarkDataModule:
+        """The data module that this configuration describes."""
+        return LandmarkDataModule(
+            self.cohort,
+            landmark=self.landmark,
+            landmarks=self.landmarks,
+            preprocess=self.preprocess,
+            outputs=self.outputs,
+            seed=self.seed,
+            split_seed=self.split_seed,
+            augment=self.augment,
+            adapt=self.adapt,
+            workers=self.workers,
+            progress=progress,
+            **{item.name: getattr(self.data, item.name) for item in fields(self.data)},
+        )
 
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain values, as config.yaml keeps it.
@@ -161,35 +283,81 @@ class TrainingConfig:
         return {str(key): value for key, value in values.items()}
 
 
-def check_trainer(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that Lightning's Trainer does not take or that a run sets itself.
+def check_arguments(where: str, node: Any) -> None:
+    """Refuse a `_target_` that cannot be imported, or arguments that it does not take.
+
+    Args:
+        where: Dotted key of the node, for messages.
+        node: Mapping with `_target_`.
 
     Raises:
         ConfigError: With the nearest right name.
     """
-    known = set(inspect.signature(pl.Trainer).parameters) - set(OURS)
-    for key in arguments:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean trainer.{near[0]}?" if near else "see Lightning's Trainer"
-            raise ConfigError(f"trainer.{key}: there is no such setting; {hint}")
-    if not isinstance(arguments.get("max_epochs"), int) or arguments["max_epochs"] < 1:
+    if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
-            f"trainer.max_epochs is a number of epochs, found {arguments.get('max_epochs')!r}; "
-            "correct it"
+            f"{where} names a class by _target_ with its arguments, found {node!r}; see the files "
+            f"in conf/{where.partition('.')[0]}"
         )
-    most = max(2, available_cores())
-    devices = arguments.get("devices")
-    if isinstance(devices, int) and devices > most and _takes_the_cpu(arguments):
+    target = str(node["_target_"])
+    module, _, name = target.rpartition(".")
+    try:
+        known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, ValueError) as error:
+        package = target.partition(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and error.name == package
+        way_out = f"pip install {package}" if absent else "correct the name"
+        raise ConfigError(f"{where}._target_: {target} cannot be imported; {way_out}") from error
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for key in node:
+        if key not in known and not (key.startswith("_") and key.endswith("_")):
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {where}.{near[0]}?" if near else f"keys: {', '.join(known)}"
+            raise ConfigError(f"{where}.{key}: there is no such setting of {name}; {hint}")
+
+
+def check_optimizer(node: Mapping[str, Any]) -> None:
+    """Refuse an optimizer that does not take its settings, by making one for a single weight.
+
+    Raises:
+        ConfigError: If there is none, or a setting is unknown or out of range.
+    """
+    check_arguments("optimizer", node)
+    factory = build({**node, "_partial_": True}, "optimizer")
+    try:
+        made = factory([torch.zeros(1, requires_grad=True)])
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        found = str(error).splitlines()[0]
         raise ConfigError(
-            f"trainer.devices: on a CPU each is a process of its own, at most one a core ({most}), "
-            f"found {devices}; take fewer, or trainer=gpu"
+            f"optimizer: {node['_target_']} refuses its settings ({found}); correct optimizer.*"
+        ) from error
+    if not isinstance(made, torch.optim.Optimizer) or not isinstance(factory, partial):
+        raise ConfigError(
+            f"optimizer._target_: {node['_target_']} is no optimizer of torch; name one, such as "
+            "torch.optim.AdamW"
         )
 
 
-def _takes_the_cpu(arguments: Mapping[str, Any]) -> bool:
-    chosen = arguments.get("accelerator", "auto")
-    accelerators = (pl.accelerators.CUDAAccelerator, pl.accelerators.MPSAccelerator)
-    return chosen == "cpu" or (
-        chosen == "auto" and not any(kind.is_available() for kind in accelerators)
-    )
+def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration under today's keys, from one that an earlier version wrote.
+
+    Args:
+        values: The content of a run's config.yaml.
+    """
+    found = dict(values)
+    if "batches" not in found:
+        return found
+    batches = dict(found.pop("batches") or {})
+    size = batches.pop("size", 256)
+    found["data"] = {"batch_size": size, **batches}
+    found.setdefault("split_seed", found.get("seed", 0))
+    optimizer = dict(found.get("optimizer") or {})
+    kind = "AdamW" if optimizer.get("weight_decay") else "Adam"
+    rate = optimizer.pop("learning_rate", 0.005)
+    found["optimizer"] = {
+        "_target_": f"torch.optim.{kind}", "_partial_": True, "lr": rate, **optimizer
+    }  # fmt: skip
+    found["schedule"] = {"_target_": PAPER_SCHEDULE["_target_"], **(found.get("schedule") or {})}
+    # Neither decided a number.
+    found["logger"], found["callbacks"] = {}, {}
+    return found

@@ -26,7 +26,7 @@ from landmarking.results import write_results
 from landmarking.run_folder import RunFolder, refuse_losses, run_folders
 from landmarking.seal import check_sealed
 from landmarking.storage import write_text
-from landmarking.training_config import TrainingConfig
+from landmarking.training_config import TrainingConfig, upgrade
 
 
 @dataclass
@@ -130,7 +130,7 @@ def read_run_config(folder: RunFolder) -> TrainingConfig:
         ConfigError: If its config.yaml cannot be read or has unknown keys.
         RunError: If it is not the one that the run has written.
     """
-    return settings(TrainingConfig, folder.read_config())
+    return settings(TrainingConfig, upgrade(folder.read_config()))
 
 
 def load_model(folder: RunFolder) -> LandmarkModule:

@@ -91,6 +91,38 @@ TINY_MODEL = {
 }
 
 
+def _callback_nodes(folder: Path, every_n_epochs: int) -> dict[str, Any]:
+    ours, run = "landmarking.callbacks", {"every_n_epochs": every_n_epochs}
+    return {
+        "history": {"_target_": f"{ours}.History", "path": str(folder / "history.csv"), **run},
+        "resume": {
+            "_target_": f"{ours}.RunCheckpoint",
+            "path": str(folder / "checkpoints" / "last.ckpt"),
+            **run,
+        },
+    }
+
+
+@pytest.fixture
+def callback_nodes() -> Callable[[Path, int], dict[str, Any]]:
+    """The default callbacks of a run at another pace: `callback_nodes(folder, every_n_epochs)`."""
+    return _callback_nodes
+
+
+@pytest.fixture
+def tensorboard_node() -> Callable[[Path], dict[str, Any]]:
+    """TensorBoard as conf/logger has it, for a folder."""
+    return lambda folder: {
+        "tensorboard": {
+            "_target_": "pytorch_lightning.loggers.TensorBoardLogger",
+            "save_dir": str(folder),
+            "name": "tensorboard",
+            "version": "",
+            "default_hp_metric": False,
+        }
+    }
+
+
 @pytest.fixture
 def training_values(tmp_path: Path) -> dict[str, Any]:
     """Plain values of a training run of a second, in `tmp_path`, for `settings`."""
@@ -99,15 +131,18 @@ def training_values(tmp_path: Path) -> dict[str, Any]:
         "study": "study",
         "cohort": {"root": "nowhere", "name": "synthetic"},
         "model": dict(TINY_MODEL),
-        "batches": {"size": 4},
-        "optimizer": {"learning_rate": 0.003},
-        "schedule": {"kind": "cosine", "final_rate": 1e-5},
+        "data": {"batch_size": 4},
+        "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.003},
+        "schedule": {
+            "_target_": "landmarking.models.schedule.Schedule",
+            "kind": "cosine",
+            "final_rate": 1e-5,
+        },
         "trainer": {
             "max_epochs": 3,
             "accelerator": "cpu",
             "enable_progress_bar": False,
             "enable_model_summary": False,
         },
-        "logger": {"tensorboard": False},
         "threads": 1,
     }

@@ -11,55 +11,11 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 
-from landmarking.command_line import CONF, OTHERS_WENT_ON, admit, help_text, one_message
+from landmarking.command_line import CONF, OTHERS_WENT_ON, help_text, one_message
 from landmarking.config import PROJECT
 from landmarking.errors import ConfigError
 
 SHELLS = ["evaluate", "prepare", "report", "screenshots", "train"]
-
-
-def test_values_may_have_any_key_and_groups_stay_groups():
-    values = ["model.dropot=0.3", "sed=1", "model.channels=[4,4]", "adapt.start="]
-    assert admit(values) == [f"++{value}" for value in values]
-    rest = ["model=slim", "cohort/preset=demo", "model@model.member=slim", "+x=1", "~y=1", "-m"]
-    rest += ["hydra.mode=RUN", "seed=0,1", "--cfg=job", "experiment=demo_ml", "model=slim,paper"]
-    rest += ["hydra/launcher=joblib", "experiment=null"]
-    assert admit(rest) == rest
-
-
-def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps_over():
-    assert admit(["experiment=study", "study=mine"]) == ["experiment=study", "++study=mine"]
-    assert admit(["experiment=study_single", "seed=0", "landmark=AC,PC"]) == [
-        "hydra.sweeper.params=null",
-        "model=slim,heatmap_sl",
-        "augment=none,light,strong",
-        "experiment=study_single",
-        "++seed=0",
-        "landmark=AC,PC",
-    ]
-    assert admit(["experiment=adapt_ds", "adapt.people=40"])[:2] == [
-        "hydra.sweeper.params=null",
-        "adapt.fold=0,1,2,3,4",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("model=slimm", "model=slimm: no such choice; did you mean slim?"),
-        ("model=slim,papr", "model=papr: no such choice; did you mean paper?"),
-        ("model@model.member=slimm", "did you mean slim?"),
-        (
-            "cohort/preste=demo",
-            "cohort/preste: there is no such group; did you mean cohort/preset?",
-        ),
-        ("logger=wandb", "logger=wandb: no such choice; choose one of none, tensorboard"),
-    ],
-)
-def test_a_group_or_option_that_is_not_there_is_refused_with_the_nearest(argument, message):
-    with pytest.raises(ConfigError) as refusal:
-        admit([argument])
-    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", SHELLS)

@@ -24,7 +24,8 @@ from landmarking.cohort.bids import (
 from landmarking.cohort.phantom import Head, PhantomSettings, Subject, make_head
 from landmarking.cohort.phantom_cohort import write_nifti
 from landmarking.cohort.scanner import ScannerSettings
-from landmarking.config import PROJECT, register_resolvers, settings
+from landmarking.command_line import register
+from landmarking.config import PROJECT, settings
 from landmarking.data.prepared import load_prepared
 from landmarking.data.splits import read_split
 from landmarking.evaluation.predictions import read_predictions
@@ -71,7 +72,7 @@ class Road:
 
 
 def composed(shell: str, *overrides: str) -> dict[str, Any]:
-    register_resolvers()
+    register(shell)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(compose(shell, list(overrides)), resolve=True)
@@ -141,8 +142,8 @@ def road(tmp_path_factory):
     prepare.check_only = False
     summary = run_preparation(prepare)
     slim = ("model=slim", "model.channels=[4,8,8]", "model.hidden=[16]", "trainer=cpu")
-    quick = ("trainer.max_epochs=2", "trainer.enable_progress_bar=false", "batches.size=4")
-    quiet = ("logger.tensorboard=false", "threads=1", "study=own", "run=ml")
+    quick = ("trainer.max_epochs=2", "trainer.enable_progress_bar=false", "data.batch_size=4")
+    quiet = ("logger=none", "threads=1", "study=own", "run=ml")
     painted = ("augment=synth", "augment.source=cohort")
     train(settings(TrainingConfig, composed("train", *own, *slim, *quick, *quiet, *painted)))
     few = ("resamples=100", "permutations=100")

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from landmarking.benchmarks.arguments import read_arguments
 from landmarking.data.batches import DeviceBatches, EpochOrder
-from landmarking.data.datamodule import BatchConfig
 from landmarking.errors import ConfigError
 from landmarking.memory import keep_freed_memory
 from landmarking.models.module import LandmarkModule
@@ -213,7 +212,7 @@ class _Batches(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.arrays = (torch.from_numpy(images)[:, None], torch.from_numpy(points))
-        self.size = BatchConfig(size=config.batch).size
+        self.size = config.batch
 
     def train_dataloader(self) -> DeviceBatches:
         images, points = self._on_device()

@@ -24,12 +24,17 @@ class Batch(NamedTuple):
     Attributes:
         images: Normalised slices, shape (B, 1, H, W).
         points_px: Slice pixels (x, y), shape (B, L, 2); NaN where a landmark is missing.
-        weight: Of its loss; one, unless several processes share a batch.
+        weight: Of its loss; one, unless several processes share a batch. With zero the batch is a
+            stand-in that keeps a process in step with the others, and counts nowhere.
+        px_to_mm: In-plane metric of each slice, shape (B, 2, 2); where errors in mm are wanted.
+        rows: Rows of the prepared cohort, shape (B,); likewise.
     """
 
     images: Tensor
     points_px: Tensor
     weight: float = 1.0
+    px_to_mm: Tensor | None = None
+    rows: Tensor | None = None
 
 
 def normalise_batch(images: Tensor, how: str) -> Tensor:
@@ -75,6 +80,8 @@ def _moments(values: Tensor, chosen: Tensor, dims: tuple[int, ...]) -> tuple[Ten
 class EpochOrder:
     """Order of the slices in each epoch; Lightning tells it the epoch through `set_epoch`.
 
+    It is its own `sampler`, as Lightning looks for one behind a loader's `batch_sampler`.
+
     The order depends on the seed and the epoch alone, so that a resumed run sees what an
     uninterrupted one would have seen.
     """
@@ -84,6 +91,11 @@ class EpochOrder:
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
+
+    @property
+    def sampler(self) -> EpochOrder:
+        """Itself."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
@@ -101,11 +113,9 @@ class DeviceBatches:
     """An iterable of batches whose slices are already on the device.
 
     Attributes:
-        sampler: The order; named as Lightning looks for it.
-        batch_sampler: None; Lightning asks.
+        batch_sampler: The order; named as Lightning looks for it. There is no `sampler`: Lightning
+            would take it for that of a `DataLoader`, and replace it.
     """
-
-    batch_sampler = None
 
     def __init__(
         self,
@@ -118,6 +128,7 @@ class DeviceBatches:
         drop_last: bool = False,
         augmentation: Augmentation | None = None,
         subjects: Tensor | None = None,
+        px_to_mm: Tensor | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -133,12 +144,14 @@ class DeviceBatches:
             drop_last: Leave out a last batch that is not full.
             augmentation: What changes a batch before it is seen.
             subjects: Numbers of the N slices within the cohort, which the augmentation goes by.
+            px_to_mm: In-plane metrics, shape (N, 2, 2), for batches that are scored in mm.
             rank: Which of several processes this is; each sees its share of every batch.
             world: Number of processes that train one model.
         """
         self.images = images
         self.points_px = points_px
-        self.sampler = order
+        self.batch_sampler = order
+        self.px_to_mm = px_to_mm
         self.size = size
         self.normalisation = normalisation
         self.augmentation = augmentation
@@ -147,11 +160,11 @@ class DeviceBatches:
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.sampler.count, self.size)
+        whole, rest = divmod(self.batch_sampler.count, self.size)
         return whole if self.drop_last or not rest else whole + 1
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self.sampler.order().to(self.images.device, non_blocking=True)
+        order = self.batch_sampler.order().to(self.images.device, non_blocking=True)
         for whole in torch.split(order, self.size)[: len(self)]:
             share, weight = self._share(whole)
             # What is normalised by the batch needs all of it.
@@ -161,13 +174,19 @@ class DeviceBatches:
             if self.augmentation is not None:
                 subjects = self.subjects.to(chosen.device).index_select(0, chosen)
                 images, points_px = self.augmentation(
-                    images, points_px, subjects, self.sampler.epoch
+                    images, points_px, subjects, self.batch_sampler.epoch
                 )
             if self.augmentation is not None or self.normalisation == "batch":
                 images = normalise_batch(images, self.normalisation)
             if self.normalisation == "batch":
                 images, points_px = images[share], points_px[share]
-            yield Batch(images, points_px, weight)
+            yield Batch(images, points_px, weight, *self._beside(whole[share]))
+
+    def _beside(self, chosen: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if self.px_to_mm is None:
+            return None, None
+        subjects = self.subjects.to(chosen.device).index_select(0, chosen)
+        return self.px_to_mm.index_select(0, chosen), subjects
 
     def _share(self, whole: Tensor) -> tuple[slice, float]:
         if self.world == 1:

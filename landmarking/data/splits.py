@@ -59,9 +59,9 @@ def split_units(units: Sequence[str], *, fraction: float, seed: int, by: str = "
         CohortError: If there are fewer than two units.
     """
     if not 0.0 < fraction < 1.0:
-        raise ConfigError(f"batches.validation_fraction lies between 0 and 1, found {fraction}")
+        raise ConfigError(f"data.validation_fraction lies between 0 and 1, found {fraction}")
     if by not in WAYS:
-        raise ConfigError(f"batches.split_by is one of {', '.join(WAYS)}, found {by!r}")
+        raise ConfigError(f"data.split_by is one of {', '.join(WAYS)}, found {by!r}")
     names = sorted(set(units))
     if len(names) < 2:
         raise CohortError(

@@ -2,117 +2,185 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from landmarking.data.batches import Batch, normalise_batch
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array
 from landmarking.models.build import build_network
 from landmarking.models.losses import ensemble_loss, multi_landmark_loss
-from landmarking.models.schedule import ScheduleConfig, learning_rate
+from landmarking.models.radial_error import RadialErrors, WeightedMean
+from landmarking.models.schedule import Schedule, learning_rate
+from landmarking.models.specification import build, describe
 from landmarking.models.stacked import StackedEnsemble
 
-
-@dataclass
-class OptimizerConfig:
-    """Adam and its settings.
-
-    Attributes:
-        learning_rate: Rate at the start.
-        betas: Decay of the two moments.
-        weight_decay: L2 penalty; with a value above zero it is decoupled (AdamW).
-        fused: One kernel for all weights; the same numbers within rounding.
-    """
-
-    learning_rate: float = 0.005
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    fused: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: If a value is out of range.
-        """
-        if not 0.0 < self.learning_rate < math.inf or not 0.0 <= self.weight_decay < math.inf:
-            raise ConfigError(
-                "optimizer.learning_rate is positive and optimizer.weight_decay not negative, "
-                f"found {self.learning_rate} and {self.weight_decay}"
-            )
-        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ConfigError(
-                f"optimizer.betas are two numbers from 0 to below 1, found {list(self.betas)}"
-            )
+Network = nn.Module | Callable[..., nn.Module] | Mapping[str, Any]
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class LandmarkModule(pl.LightningModule):
-    """A network, the Euclidean loss and Adam with the paper's schedule.
+    """A network, the Euclidean loss, an optimizer and the paper's schedule.
 
-    Everything given is a plain value and is saved with the checkpoint, which therefore loads with
-    `weights_only` and needs no other file.
+    Network, optimizer, schedule and loss are handed in, as objects or as descriptions with
+    `_target_`. What depends on the data (names of the landmarks, size of the slices, mean position,
+    normalisation) is taken from the trainer's `LandmarkDataModule`, unless given, and kept in the
+    checkpoint: `LandmarkModule.load_from_checkpoint(path)` needs nothing else, and loads with
+    `weights_only`, since all that is kept are plain values.
+
+    Logged by `self.log`: `train/loss`, `val/loss` (pixels, by known landmarks, not by batches),
+    `val/error_mm`, `val/sdr_2mm`, `val/AC/error_mm` and so on, and for each test group
+    `test/HS/error_mm`, `test/HS/sdr_2mm`, `test/HS/AC/error_mm`.
 
     Attributes:
         network: Slices (B, 1, H, W) to slice pixels (B, L, 2).
-        landmarks: Names of the L landmarks.
+        landmarks: Names of the L landmarks; empty until the data are known.
         normalisation: How slices are normalised before the network.
     """
+
+    network: nn.Module
 
     def __init__(
         self,
         *,
-        network: Mapping[str, Any],
-        landmarks: Sequence[str],
-        image_size: Sequence[int],
-        mean_px: Sequence[Sequence[float]],
-        normalisation: str,
-        optimizer: Mapping[str, Any] | None = None,
-        schedule: Mapping[str, Any] | None = None,
+        network: Network,
+        optimizer: OptimizerFactory | Mapping[str, Any] | None = None,
+        schedule: Schedule | Callable[[Optimizer], Any] | Mapping[str, Any] | None = None,
+        loss: Loss | Mapping[str, Any] | None = None,
+        landmarks: Sequence[str] | None = None,
+        image_size: Sequence[int] | None = None,
+        mean_px: Sequence[Sequence[float]] | None = None,
+        normalisation: str | None = None,
         channels_last: bool = False,
     ) -> None:
-        """Build the network from the global random state.
+        """Build the network from the global random state if the data are known.
 
         Args:
-            network: `_target_` and arguments, see `build_network`.
+            network: A class or partial that takes `image_size` and `mean_px`, its description, or
+                a built network; a checkpoint of the last needs it again to be loaded.
+            optimizer: A partial such as `partial(torch.optim.Adam, lr=0.005)`, the default.
+            schedule: A `Schedule`, by epoch (the paper's by default), or a partial of one of
+                torch's schedulers.
+            loss: Of predicted and true slice pixels (B, L, 2); Eq. 3 by default, which with one
+                landmark is Eq. 2.
             landmarks: Names of the L landmarks.
             image_size: Rows and columns (H, W) of a slice.
             mean_px: Mean training position of each landmark, slice pixels, shape (L, 2).
             normalisation: `image`, `batch` or `none`.
-            optimizer: Fields of `OptimizerConfig`.
-            schedule: Fields of `ScheduleConfig`.
             channels_last: Keep images and convolution weights in that memory layout.
 
         Raises:
             ConfigError: If a setting is unknown or out of range.
         """
         super().__init__()
-        self.save_hyperparameters()
-        self.landmarks = tuple(landmarks)
-        self.normalisation = normalisation
-        self.optimizer_config = OptimizerConfig(**(optimizer or {}))
-        self.schedule_config = ScheduleConfig(**(schedule or {}))
+        optimizer, schedule = _of_an_older_checkpoint(optimizer, schedule)
+        self._network = network
+        self._optimizer = optimizer or partial(torch.optim.Adam, lr=0.005)
+        self._schedule = schedule or Schedule()
+        self._loss = loss
         self.channels_last = channels_last
-        self.network = build_network(network, image_size=image_size, mean_px=mean_px)
-        if channels_last:
+        described = {
+            "network": None if isinstance(network, nn.Module) else describe(network),
+            "optimizer": describe(self._optimizer),
+            "schedule": describe(self._schedule),
+            "loss": None if loss is None else describe(loss),
+            "channels_last": channels_last,
+        }
+        self.save_hyperparameters(described, logger=False)
+        self.landmarks: tuple[str, ...] = ()
+        self.normalisation = "image"
+        if landmarks is not None and image_size is not None and mean_px is not None:
+            self._build(landmarks, image_size, mean_px, normalisation or "image")
+
+    def _build(
+        self,
+        landmarks: Sequence[str],
+        image_size: Sequence[int],
+        mean_px: Sequence[Sequence[float]],
+        normalisation: str,
+    ) -> None:
+        known: dict[str, Any] = {
+            "landmarks": list(landmarks),
+            "image_size": [int(side) for side in image_size],
+            "mean_px": [[float(value) for value in mean] for mean in mean_px],
+            "normalisation": normalisation,
+        }
+        self.hparams.update(known)
+        self.landmarks, self.normalisation = tuple(landmarks), normalisation
+        if isinstance(self._network, nn.Module):
+            self.network = self._network
+        else:
+            spec = describe(self._network) or {}
+            self.network = build_network(
+                {key: value for key, value in spec.items() if key != "_partial_"},
+                image_size=known["image_size"],
+                mean_px=known["mean_px"],
+            )
+        if self.channels_last:
             to_channels_last(self.network)
         # Each member of a stacked ensemble has a loss of its own.
         self.stacked = isinstance(self.network, StackedEnsemble)
-        self.loss = ensemble_loss if self.stacked else multi_landmark_loss
-        self.train_loss: list[Tensor] = []
-        self.validation_loss: list[Tensor] = []
+        standard: Loss = ensemble_loss if self.stacked else multi_landmark_loss
+        self.loss: Loss = standard if self._loss is None else build(self._loss, "loss")
+        self.train_loss, self.validation_loss = WeightedMean(), WeightedMean()
+        self.validation_errors = RadialErrors(landmarks)
+        self.test_errors = nn.ModuleList()
+        self._test_names: tuple[str, ...] = ()
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the data are known and the network is there."""
+        return "network" in self._modules
 
     @property
     def mean_px(self) -> Array:
         """Mean training position of each landmark, slice pixels, shape (L, 2)."""
         return np.array(self.hparams["mean_px"], dtype=np.float64)
+
+    def learn_from(self, data: Any) -> None:
+        """Take from a data module what has to be known of the data, and build the network.
+
+        Args:
+            data: A `LandmarkDataModule` that is set up, or another with `landmarks`, `image_size`,
+                `mean_px` and `normalisation`.
+
+        Raises:
+            ConfigError: If it lacks them.
+        """
+        wanted = ("landmarks", "image_size", "mean_px", "normalisation")
+        missing = [name for name in wanted if not hasattr(data, name)]
+        if missing:
+            raise ConfigError(
+                f"LandmarkModule takes {', '.join(wanted)} from the trainer's data module, and "
+                f"found no {', '.join(missing)}; pass a LandmarkDataModule as datamodule, or give "
+                "them to the module"
+            )
+        self._build(data.landmarks, data.image_size, data.mean_px.tolist(), data.normalisation)
+
+    def configure_model(self) -> None:
+        """Lightning's hook: build the network, unless it is there already."""
+        if not self.is_built:
+            self.learn_from(getattr(self.trainer, "datamodule", None))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook: build a network that was handed in, from what the checkpoint knows."""
+        values = checkpoint.get("hyper_parameters", {})
+        if not self.is_built and "image_size" in values:
+            self._build(
+                values["landmarks"],
+                values["image_size"],
+                values["mean_px"],
+                values["normalisation"],
+            )
 
     def forward(self, images: Tensor, **options: bool) -> Any:
         """Normalised slices (B, 1, H, W) to slice pixels (B, L, 2); options go to the network."""
@@ -121,44 +189,114 @@ class LandmarkModule(pl.LightningModule):
         return self.network(images, **options)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Loss of one batch, in pixels; kept on the device until somebody asks for it."""
+        """Loss of one batch, in pixels; kept on the device until the epoch's end."""
         if getattr(self.network, "penalised", False):
             predicted, penalty = self(batch.images, with_penalty=True)
         else:
             predicted, penalty = self(batch.images), 0.0
-        loss = self.loss(predicted, batch.points_px) * batch.weight
-        self.train_loss.append(self._per_landmark(loss.detach()))
+        loss = self.loss(predicted, batch.points_px)
         # A regulariser of the network's own counts in the gradient, not in the recorded loss.
-        total: Tensor = loss + penalty
+        self._record("train/loss", self.train_loss, loss.detach(), batch)
+        total: Tensor = loss * batch.weight + penalty
         return total
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Loss of one held-out batch, in pixels."""
-        loss = self.loss(self(batch.images), batch.points_px)
-        self.validation_loss.append(self._per_landmark(loss))
+        """Loss in pixels and errors in mm of one held-out batch."""
+        predicted = self(batch.images)
+        loss = self.loss(predicted, batch.points_px)
+        self._record("val/loss", self.validation_loss, loss, batch)
+        if batch.px_to_mm is not None:
+            self.validation_errors.update(predicted, batch.points_px, batch.px_to_mm, batch.weight)
 
-    def _per_landmark(self, loss: Tensor) -> Tensor:
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out people's errors and SDR."""
+        self._log_errors("val", self.validation_errors)
+
+    def on_test_start(self) -> None:
+        """Make one metric a test loader, named as the data module names its groups."""
+        loaders = self.trainer.test_dataloaders
+        names = tuple(loaders) if isinstance(loaders, Mapping) else ()
+        count = len(loaders) if isinstance(loaders, Mapping | list | tuple) else 1
+        self._test_names = names or tuple(str(i) for i in range(count))
+        metrics = [RadialErrors(self.landmarks) for _ in self._test_names]
+        self.test_errors = nn.ModuleList(metrics).to(self.device)
+
+    def test_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Errors in mm of one batch of a test group."""
+        errors = self.test_errors[dataloader_idx]
+        assert isinstance(errors, RadialErrors)
+        assert batch.px_to_mm is not None
+        errors.update(self(batch.images), batch.points_px, batch.px_to_mm, batch.weight)
+
+    def on_test_epoch_end(self) -> None:
+        """Log each test group's errors and SDR."""
+        for name, errors in zip(self._test_names, self.test_errors, strict=True):
+            assert isinstance(errors, RadialErrors)
+            self._log_errors(f"test/{name}", errors)
+
+    def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
+        """Landmarks of one batch.
+
+        Returns:
+            `rows`, those of the prepared cohort, shape (B,); `points_px`, slice pixels (x, y),
+            shape (B, L, 2), float32.
+        """
+        assert batch.rows is not None
+        return {"rows": batch.rows, "points_px": self(batch.images).float()}
+
+    def _record(self, name: str, metric: WeightedMean, loss: Tensor, batch: Batch) -> None:
+        known = torch.isfinite(batch.points_px).all(dim=-1).sum()
         # The sum over a stacked ensemble's members, back in the size of one landmark's loss.
-        return loss / len(self.landmarks) if self.stacked else loss
+        each = loss / len(self.landmarks) if self.stacked else loss
+        metric.update(each, known if batch.weight > 0.0 else torch.zeros_like(known))
+        self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(batch.images))
+
+    def _log_errors(self, where: str, metric: RadialErrors) -> None:
+        for name, value in metric.compute().items():
+            shown = name == "error_mm" and where == "val"
+            self.log(f"{where}/{name}", value, prog_bar=shown, sync_dist=True)
+        metric.reset()
 
     def configure_optimizers(self) -> Any:
-        """Adam, and the rate of each epoch as a pure function of its number."""
-        config = self.optimizer_config
-        kind = torch.optim.AdamW if config.weight_decay > 0.0 else torch.optim.Adam
-        adam = kind(
-            self.parameters(),
-            lr=config.learning_rate,
-            betas=(config.betas[0], config.betas[1]),
-            weight_decay=config.weight_decay,
-            fused=config.fused,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, self._share_of_initial_rate)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        """The optimizer, and the rate of each epoch as a pure function of its number.
 
-    def _share_of_initial_rate(self, epoch: int) -> float:
-        initial = self.optimizer_config.learning_rate
-        epochs = self.trainer.max_epochs or 1
-        return learning_rate(epoch, epochs, initial, self.schedule_config) / initial
+        Raises:
+            ConfigError: If the optimizer refuses its settings.
+        """
+        factory = self._without_fusing(build(self._optimizer, "optimizer"))
+        try:
+            optimizer = factory(self.parameters())
+        except (ValueError, TypeError, IndexError) as error:
+            raise ConfigError(
+                f"optimizer: it refuses its settings ({error}); correct them"
+            ) from error
+        schedule = build(self._schedule, "schedule")
+        if not isinstance(schedule, Schedule):
+            return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer)}
+        initial = float(optimizer.defaults["lr"])
+        epochs = self._epochs()
+
+        def share(epoch: int) -> float:
+            return learning_rate(epoch, epochs, initial, schedule) / initial
+
+        scheduler = {"scheduler": LambdaLR(optimizer, share), "interval": "epoch"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _without_fusing(self, factory: Any) -> Any:
+        # A fused optimizer divides by the loss scale itself, which clipping would have to see.
+        trainer = self.trainer
+        clips = bool(trainer.gradient_clip_val) and "mixed" in str(trainer.precision)
+        if clips and isinstance(factory, partial) and factory.keywords.get("fused"):
+            return partial(factory, fused=False)
+        return factory
+
+    def _epochs(self) -> int:
+        most = self.trainer.max_epochs or -1
+        if most > 0:
+            return most
+        steps = self.trainer.max_steps
+        batches = max(1, int(self.trainer.num_training_batches))
+        return max(1, -(-steps // batches))
 
     def member(self, name: str) -> LandmarkModule:
         """One network of a stacked ensemble as the module that a run of its own would have left.
@@ -176,7 +314,19 @@ class LandmarkModule(pl.LightningModule):
         return alone.train(self.training)
 
 
-def to_channels_last(network: torch.nn.Module) -> None:
+def _of_an_older_checkpoint(optimizer: Any, schedule: Any) -> tuple[Any, Any]:
+    """Settings without `_target_`, as checkpoints had them when Adam was the only optimizer."""
+    if isinstance(optimizer, Mapping) and optimizer and "_target_" not in optimizer:
+        values = dict(optimizer)
+        kind = "AdamW" if values.get("weight_decay") else "Adam"
+        rate = values.pop("learning_rate", 0.005)
+        optimizer = {"_target_": f"torch.optim.{kind}", "_partial_": True, "lr": rate, **values}
+    if isinstance(schedule, Mapping) and schedule and "_target_" not in schedule:
+        schedule = Schedule(**schedule)
+    return optimizer, schedule
+
+
+def to_channels_last(network: nn.Module) -> None:
     """Keep the convolution weights of a network in channels-last layout, in place."""
     for weight in network.parameters():
         if weight.ndim == 4:

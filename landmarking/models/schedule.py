@@ -1,4 +1,4 @@
-"""Learning rate by epoch, as pure functions.
+"""Learning rate by epoch, as a pure function of its number.
 
 The paper: from 0.005 to 0.0005 by factors of 0.95, "performed multiple times, as necessary, until
 reaching the desired final learning rate at the end of training". ln(0.1) / ln(0.95) is 44.9, so
@@ -15,9 +15,9 @@ from landmarking.errors import ConfigError
 KINDS = ("exponential", "cosine", "constant")
 
 
-@dataclass
-class ScheduleConfig:
-    """How the learning rate falls over a run.
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate falls over a run; `_target_` of the files in conf/schedule.
 
     Attributes:
         kind: `exponential` (the paper), `cosine`, or `constant` (the authors' scripts, which build
@@ -57,7 +57,7 @@ def decay_count(initial_rate: float, final_rate: float, factor: float) -> int:
     return math.ceil(math.log(final_rate / initial_rate) / math.log(factor) - 1e-9)
 
 
-def learning_rate(epoch: int, epochs: int, initial_rate: float, schedule: ScheduleConfig) -> float:
+def learning_rate(epoch: int, epochs: int, initial_rate: float, schedule: Schedule) -> float:
     """Learning rate of one epoch.
 
     Args:

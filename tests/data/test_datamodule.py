@@ -7,19 +7,15 @@ import pytest
 import torch
 
 from landmarking.data.batches import normalise_batch
-from landmarking.data.datamodule import BatchConfig, LandmarkDataModule
+from landmarking.data.datamodule import DataConfig, LandmarkDataModule
 from landmarking.errors import CohortError, ConfigError, LandmarkError
+from landmarking.imaging.pipeline import PreprocessSettings
 
 
 def module(cohort, **changes):
-    arguments = {
-        "landmarks": cohort.landmarks.names,
-        "train_groups": ["train"],
-        "batches": BatchConfig(size=4),
-        "normalisation": "image",
-        "seed": 0,
-    } | changes
-    return LandmarkDataModule(cohort, **arguments)
+    data = LandmarkDataModule(cohort, **({"batch_size": 4} | changes))
+    data.setup()
+    return data
 
 
 def test_no_person_is_on_both_sides(make_cohort):
@@ -36,7 +32,7 @@ def test_no_person_is_on_both_sides(make_cohort):
 
 def test_a_split_by_image_may_tear_people_apart(make_cohort):
     cohort = make_cohort(train=12, scans_per_person=6)
-    data = module(cohort, batches=BatchConfig(size=4, split_by="image"))
+    data = module(cohort, split_by="image")
     sides = [
         {cohort.records[i].participant_id for i in side}
         for side in (data.train_indices, data.validation_indices)
@@ -55,7 +51,6 @@ def test_the_mean_position_is_that_of_the_training_side_alone(make_cohort):
 
 def test_an_epoch_has_every_training_slice_once(make_cohort):
     data = module(make_cohort(train=13))
-    data.setup()
     batches = list(data.train_dataloader())
     assert len(batches) == len(data.train_dataloader()) == 3
     seen = torch.cat([batch.points_px for batch in batches])
@@ -65,8 +60,7 @@ def test_an_epoch_has_every_training_slice_once(make_cohort):
 
 
 def test_one_landmark_is_one_column(make_cohort):
-    data = module(make_cohort(), landmarks=("PMJ",))
-    data.setup()
+    data = module(make_cohort(), landmark="PMJ")
     batch = next(iter(data.val_dataloader()))
     assert batch.points_px.shape == (4, 1, 2)
     expected = data.cohort.points_px[data.validation_indices, 3]
@@ -74,7 +68,7 @@ def test_one_landmark_is_one_column(make_cohort):
 
 
 def test_batch_normalisation_is_done_batch_by_batch(make_cohort):
-    data = module(make_cohort(), normalisation="batch")
+    data = module(make_cohort(), preprocess=PreprocessSettings(normalisation="batch"))
     data.setup()
     for batch in data.train_dataloader():
         low, high = batch.images.min(), batch.images.max()
@@ -89,10 +83,10 @@ def test_refuses(make_cohort):
     with pytest.raises(CohortError, match="ICS is on none of the"):
         module(cohort)
     with pytest.raises(LandmarkError, match="XY"):
-        module(cohort, landmarks=("XY",))
+        module(cohort, landmark="XY")
     with pytest.raises(CohortError, match="nobody"):
         module(cohort, train_groups=["nobody"])
     with pytest.raises(ConfigError, match="normalisation"):
         normalise_batch(torch.zeros(1, 1, 2, 2), "minmax")
-    with pytest.raises(ConfigError, match=r"batches\.size"):
-        BatchConfig(size=0)
+    with pytest.raises(ConfigError, match=r"data\.batch_size"):
+        DataConfig(batch_size=0)

@@ -1,5 +1,6 @@
 """Experiments beyond the paper: they compose, are short, and survive a batch."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from landmarking.benchmarks.augment import shipped
-from landmarking.config import PROJECT, register_resolvers, settings
+from landmarking.command_line import register
+from landmarking.config import PROJECT, settings
 from landmarking.errors import ConfigError
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.training import run_training
@@ -18,7 +20,7 @@ NAMES = ("heatmap", "heatmap_sl", "adapt_ds", "study", "study_single", "study_co
 
 
 def training_config(*overrides: str) -> tuple[TrainingConfig, Any]:
-    register_resolvers()
+    register("train")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         config = compose("train", list(overrides), return_hydra_config=True)
@@ -43,7 +45,8 @@ def test_an_experiment_is_a_short_diff_with_its_purpose_and_command(name: str) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_composes_to_settings_of_its_own_study(name: str) -> None:
-    config, hydra = training_config(f"experiment={name}")
+    sweeps = ["landmark=AC"] if name in ("heatmap_sl", "study_single") else []
+    config, hydra = training_config(f"experiment={name}", *sweeps)
     assert config.experiment == name
     assert config.cohort.preset.label == "small"
     if name != "heatmap":
@@ -53,11 +56,11 @@ def test_an_experiment_composes_to_settings_of_its_own_study(name: str) -> None:
 
 
 def test_equal_compute_is_one_epoch_for_each_network_of_an_ensemble() -> None:
-    single, _ = training_config("experiment=study_single")
+    single, _ = training_config("experiment=study_single", "landmark=AC")
     equal, _ = training_config("experiment=study_compute")
-    epochs = [config.trainer["max_epochs"] for config in (single, equal)]
+    epochs = [config.trainer.max_epochs for config in (single, equal)]
     assert epochs[1] == len(single.landmarks.build().names) * epochs[0]
-    assert (equal.batches, equal.optimizer) == (single.batches, single.optimizer)
+    assert (equal.data, equal.optimizer) == (single.data, single.optimizer)
 
 
 @pytest.mark.parametrize("kind", ["light", "strong", "synth", "none"])
@@ -65,7 +68,7 @@ def test_every_augment_file_is_a_configuration(kind: str) -> None:
     assert (shipped(kind).kind == "none") == (kind == "none")
 
 
-TINY = ("trainer.max_epochs=1", "trainer.accelerator=cpu", "threads=1", "batches.size=4")
+TINY = ("trainer.max_epochs=1", "trainer.accelerator=cpu", "threads=1", "data.batch_size=4")
 SMALL_NET = "model.channels=[4,4,6]"
 
 
@@ -73,7 +76,7 @@ def test_a_heatmap_network_trains_on_painted_people_and_then_adapts(make_cohort,
     cohort = make_cohort(size=150, test=6)
     common = (f"outputs={tmp_path}", *TINY, SMALL_NET)
     first, _ = training_config("experiment=heatmap", *common)
-    first.trainer.update(limit_train_batches=1, enable_progress_bar=False)
+    first.trainer = replace(first.trainer, limit_train_batches=1, enable_progress_bar=False)
     base = run_training(first, cohort)
     frame = read_predictions(base.folder / "predictions.csv")
     assert set(frame["model"]) == {"heatmap"}
@@ -87,7 +90,7 @@ def test_a_heatmap_network_trains_on_painted_people_and_then_adapts(make_cohort,
     )
     groups = (f"cohort.train_groups=[{group}-adapt]", f"cohort.test_groups=[{group}]")
     second, _ = training_config("experiment=adapt_ds", *common, *adapting, *groups)
-    second.trainer.update(limit_train_batches=1, enable_progress_bar=False)
+    second.trainer = replace(second.trainer, limit_train_batches=1, enable_progress_bar=False)
     after = read_predictions(run_training(second, cohort).folder / "predictions.csv")
     assert set(after["model"]) == {"tuned-2"}
     everybody = set(frame.loc[frame["group"] == group, "participant_id"])

@@ -141,10 +141,10 @@ def test_every_landmark_configuration_composes(name):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from landmarking.config import register_resolvers
+    from landmarking.command_line import register
     from landmarking.preparation import LandmarksConfig
 
-    register_resolvers()
+    register("prepare")
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(
             compose("prepare", [f"landmarks={name}"]), resolve=True, throw_on_missing=False

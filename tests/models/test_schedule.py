@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 
 from landmarking.errors import ConfigError
-from landmarking.models.schedule import ScheduleConfig, decay_count, learning_rate
+from landmarking.models.schedule import Schedule, decay_count, learning_rate
 
-PAPER = ScheduleConfig()
+PAPER = Schedule()
 
 
 def paper_rates(epochs: int) -> list[float]:
@@ -57,12 +57,12 @@ def test_decay_count(initial, final, factor, expected):
 
 
 def test_constant_as_in_the_scripts():
-    schedule = ScheduleConfig(kind="constant")
+    schedule = Schedule(kind="constant")
     assert {learning_rate(epoch, 5_000, 0.005, schedule) for epoch in range(5_000)} == {0.005}
 
 
 def test_cosine_rises_then_falls_to_the_final_rate():
-    schedule = ScheduleConfig(kind="cosine", final_rate=0.001, warmup_epochs=4)
+    schedule = Schedule(kind="cosine", final_rate=0.001, warmup_epochs=4)
     rates = [learning_rate(epoch, 50, 0.01, schedule) for epoch in range(50)]
     assert rates[:4] == pytest.approx([0.002, 0.004, 0.006, 0.008])
     assert rates[4] == pytest.approx(0.01)
@@ -73,7 +73,7 @@ def test_cosine_rises_then_falls_to_the_final_rate():
 @pytest.mark.parametrize("epochs", [1, 2, 45, 47])
 @pytest.mark.parametrize("kind", ["exponential", "cosine", "constant"])
 def test_short_runs_stay_within_the_rates(epochs, kind):
-    schedule = ScheduleConfig(kind=kind, warmup_epochs=1)
+    schedule = Schedule(kind=kind, warmup_epochs=1)
     for epoch in range(epochs):
         assert 0.0005 <= learning_rate(epoch, epochs, 0.005, schedule) <= 0.005
 
@@ -89,4 +89,4 @@ def test_short_runs_stay_within_the_rates(epochs, kind):
 )
 def test_refuses(values, word):
     with pytest.raises(ConfigError, match=word):
-        ScheduleConfig(**values)
+        Schedule(**values)

@@ -72,7 +72,7 @@ def sweep(prepared: Path, outputs: Path, launcher: str, landmarks: str = LANDMAR
         "model.pools=2",
         "trainer.max_epochs=60",
         "trainer.accelerator=cpu",
-        "callbacks.checkpoint_every=2",
+        "callbacks.resume.every_n_epochs=2",
         "logger=none",
         "threads=1",
     ]

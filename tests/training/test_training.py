@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from landmarking.config import settings
 from landmarking.data.splits import read_split
@@ -35,9 +36,12 @@ def load(path: Path) -> LandmarkModule:
     return LandmarkModule.load_from_checkpoint(path, weights_only=True).eval()
 
 
-def test_a_run_leaves_everything_that_its_folder_promises(training_values, make_cohort):
+def test_a_run_leaves_everything_that_its_folder_promises(
+    training_values, make_cohort, tensorboard_node
+):
     cohort = make_cohort()
-    result = run(training_values, cohort, logger={"tensorboard": True}, experiment="probe")
+    folder = Path(training_values["outputs"]) / "study" / "ml-seed0"
+    result = run(training_values, cohort, logger=tensorboard_node(folder), experiment="probe")
     assert result.state is State.NEW
     assert result.folder == Path(training_values["outputs"]) / "study" / "ml-seed0"
     names = {path.name for path in result.folder.iterdir()}
@@ -88,8 +92,9 @@ def test_learning_beats_no_skill(training_values, make_cohort):
     assert [int(row["epoch"]) for row in rows] == list(range(25))
     assert float(rows[-1]["train_loss_px"]) < 0.5 * float(rows[0]["train_loss_px"])
     assert float(rows[0]["learning_rate"]) == pytest.approx(0.003)
-    assert [row["epoch"] for row in rows if row["HS_error_mm"]] == ["9", "19", "24"]
-    assert float(rows[-1]["HS_error_mm"]) == pytest.approx(error, rel=1e-5)
+    assert all(row["validation_error_mm"] for row in rows)
+    assert result.objective == pytest.approx(float(rows[-1]["validation_error_mm"]))
+    assert result.metrics["test/HS/error_mm"] == pytest.approx(error, rel=1e-5)
 
 
 def test_a_single_landmark_run_is_one_landmark(training_values, make_cohort):
@@ -147,11 +152,11 @@ def test_a_finished_run_is_skipped_and_says_so(training_values, make_cohort):
 
 def test_another_configuration_or_cohort_is_refused_with_the_way_out(training_values, make_cohort):
     run(training_values, make_cohort())
-    with pytest.raises(ConfigError, match=r"batches\.size was 4 and is 2.*overwrite=true"):
-        run(training_values, make_cohort(), batches={"size": 2})
+    with pytest.raises(ConfigError, match=r"data\.batch_size was 4 and is 2.*overwrite=true"):
+        run(training_values, make_cohort(), data={"batch_size": 2})
     with pytest.raises(ConfigError, match="the slices were 0000"):
         run(training_values, make_cohort(seed=1))
-    result = run(training_values, make_cohort(), batches={"size": 2}, overwrite=True)
+    result = run(training_values, make_cohort(), data={"batch_size": 2}, overwrite=True)
     assert result.state is State.NEW
 
 
@@ -177,8 +182,11 @@ def test_outputs_that_cannot_be_written_are_said_at_once(training_values, make_c
         run(training_values, make_cohort(), outputs=str(tmp_path / "file"))
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(training_values, make_cohort, monkeypatch):
-    training_values["callbacks"] = {"checkpoint_every": 1}
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    training_values, make_cohort, monkeypatch, callback_nodes
+):
+    folder = Path(training_values["outputs"]) / "study" / "ml-seed0"
+    training_values["callbacks"] = callback_nodes(folder, 1)
     cohort = make_cohort()
     saves = []
     real = os.fsync
@@ -195,7 +203,6 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(training_values, make_coho
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigError, match=r"No space left.*same command goes on"):
         run(training_values, cohort)
-    folder = Path(training_values["outputs"]) / "study" / "ml-seed0"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
     assert run(training_values, cohort).state is State.STARTED
 
@@ -232,11 +239,14 @@ run_training(settings(TrainingConfig, values), load_prepared(Path(sys.argv[2])))
 """
 
 
-def test_a_killed_run_goes_on_and_ends_bitwise_the_same(training_values, make_cohort, tmp_path):
+def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
+    training_values, make_cohort, tmp_path, callback_nodes, tensorboard_node
+):
     cohort = make_cohort(train=20)
     training_values["trainer"] |= {"max_epochs": 60}
-    training_values["callbacks"] = {"checkpoint_every": 3, "evaluate_every": 50}
     folder = Path(training_values["outputs"]) / "study" / "ml-seed0"
+    training_values["callbacks"] = callback_nodes(folder, 3)
+    training_values["logger"] = tensorboard_node(folder)
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, json.dumps(training_values), str(cohort.folder)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -255,7 +265,14 @@ def test_a_killed_run_goes_on_and_ends_bitwise_the_same(training_values, make_co
     shutil.copy(folder / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt")
     resumed = run(training_values, cohort)
     assert resumed.state is State.STARTED
-    whole = run(training_values, cohort, outputs=str(tmp_path / "whole"))
+    events = EventAccumulator(str(resumed.folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    for tag in ("train/loss", "val/error_mm"):
+        steps = [event.step for event in events.Scalars(tag)]
+        assert (len(steps), len(set(steps))) == (60, 60), "one point an epoch, none lost"
+    other = tmp_path / "whole" / "study" / "ml-seed0"
+    again = {"callbacks": callback_nodes(other, 3), "logger": tensorboard_node(other)}
+    whole = run(training_values, cohort, outputs=str(tmp_path / "whole"), **again)
     assert 3 <= torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] + 1 < 60
     for name in ("predictions.csv", "history.csv", "split.json"):
         assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
