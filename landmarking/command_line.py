@@ -202,8 +202,9 @@ def hydras_words(error: Exception, name: str) -> str:
     text = "\n".join(str(cause) for cause in _causes(error))
     if isinstance(error, OverrideParseException):
         return (
-            f"{text.splitlines()[0].partition(': ')[2]}: the command line takes GROUP=OPTION or KEY=VALUE; quote a "
-            "value with spaces, =, ~ or letters beyond ASCII twice, as in 'KEY=\"VALUE\"'"
+            f"{text.splitlines()[0].partition(': ')[2]}: the command line takes GROUP=OPTION or "
+            "KEY=VALUE; quote a value with spaces, =, ~ or letters beyond ASCII twice, "
+            "as in 'KEY=\"VALUE\"'"
         )
     if option := re.search(r"Could not (?:find|load) '(\S+)/(\S+)'", text):
         group, choice = option.groups()

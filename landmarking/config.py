@@ -138,7 +138,7 @@ def _overrides() -> str:
     hydra = HydraConfig.get()
     left_out = (*NOT_IN_NAMES, *hydra.job.config.override_dirname.exclude_keys)
     named = []
-    for override in hydra.overrides.task:
+    for override in OmegaConf.to_container(hydra.overrides.task, resolve=False) or ():
         key = str(override).partition("=")[0].lstrip("+~").partition("@")[0]
         if not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in left_out):
             named.append(re.sub(r"[^\w.+-]+", "-", str(override)).strip("-"))

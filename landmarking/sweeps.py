@@ -25,7 +25,9 @@ class TypedWins(Callback):
         params = OmegaConf.select(config, "hydra.sweeper.params")
         if not params:
             return
-        typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        assert isinstance(task, list)
+        typed = OverridesParser.create().parse_overrides([str(override) for override in task])
         with read_write(config):
             for override in typed:
                 key = override.get_key_element().lstrip("+~")

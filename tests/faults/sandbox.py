@@ -28,6 +28,7 @@ TRAIN = (
     "experiment=demo_ml",
     "launcher=sequential",
     "logger=none",
+    "run=ml-seed0",
     "trainer.max_epochs=4",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
