@@ -17,6 +17,7 @@ from torch.nn.functional import avg_pool2d
 from landmarking.errors import ConfigError
 from landmarking.models.build import network_class
 from landmarking.models.expectation import ExpectationNetwork
+from landmarking.models.precision import in_float32
 
 
 class LibraryCoordinates(nn.Module):
@@ -63,7 +64,10 @@ class LibraryCoordinates(nn.Module):
         Returns:
             Slice pixels (x, y), shape (B, L, 2), float32.
         """
-        offset = self.network(_pooled(images, self.pool)).float().unflatten(1, (-1, 2))
+        return in_float32(self._points, self.network(_pooled(images, self.pool)))
+
+    def _points(self, outputs: Tensor) -> Tensor:
+        offset = outputs.float().reshape(-1, *self.mean_px.shape)
         points: Tensor = self.mean_px + self.scale_px * offset
         return points
 
