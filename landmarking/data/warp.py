@@ -23,6 +23,15 @@ from landmarking.data.chance import Chance
 _MARGIN = 1
 """Knots before the first pixel and after the last that a cubic B-spline reaches."""
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Types of device that have no float64."""
+
+
+def exact(values: Tensor) -> Tensor:
+    """The same numbers in float64; on the CPU where their device has none, for a few of them."""
+    near = values.cpu() if values.device.type in WITHOUT_FLOAT64 else values
+    return near.double()
+
 
 def knot_count(size: int, step: float) -> int:
     """Knots along an axis of `size` pixels."""
@@ -167,25 +176,23 @@ class SliceWarp:
             rounds: Newton steps; each is at most 8 px long.
 
         Returns:
-            Output pixels, shape (B, L, 2), NaN where missing; computed in float64.
+            Output pixels, shape (B, L, 2), NaN where missing; computed by `exact`.
         """
-        exact = self.double()
+        precise = self.double()
         known = torch.isfinite(points).all(dim=-1, keepdim=True)
-        goal = torch.where(known, points, 0.0).double()
-        found = torch.linalg.solve(exact.matrix, (goal - exact.shift[:, None]).mT).mT
+        goal = exact(torch.where(known, points, 0.0))
+        found = torch.linalg.solve(precise.matrix, (goal - precise.shift[:, None]).mT).mT
         for _ in range(rounds):
-            miss = exact.at(found) - goal
-            move = torch.linalg.solve(exact.slope(found), miss[..., None])[..., 0]
+            miss = precise.at(found) - goal
+            move = torch.linalg.solve(precise.slope(found), miss[..., None])[..., 0]
             length = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
             found = found - move * (8.0 / length.clamp(min=8.0))
-        return torch.where(known, found, torch.nan).to(points.dtype)
+        return torch.where(known, found.to(points.dtype).to(points.device), torch.nan)
 
     def double(self) -> SliceWarp:
-        """The same map in float64."""
-        coefficients = None if self.coefficients is None else self.coefficients.double()
-        return SliceWarp(
-            self.matrix.double(), self.shift.double(), coefficients, self.step, self.size
-        )
+        """The same map in float64, see `exact`."""
+        coefficients = None if self.coefficients is None else exact(self.coefficients)
+        return SliceWarp(exact(self.matrix), exact(self.shift), coefficients, self.step, self.size)
 
     def sample(self, images: Tensor, mode: str = "bilinear") -> Tensor:
         """Look back into the source, linearly or by cubic convolution; zero outside it.
@@ -255,7 +262,7 @@ def thin_plate(source: Tensor, target: Tensor, points: Tensor, stiffness: float 
         [torch.cat([kernel, affine], -1), torch.cat([affine.transpose(1, 2), corner], -1)], 1
     )
     right = torch.cat([target - source, torch.zeros(batch, 3, 2, device=source.device)], dim=1)
-    weights = torch.linalg.solve(system.double(), right.double()).float()
+    weights = torch.linalg.solve(exact(system), exact(right)).float().to(source.device)
     ones = torch.ones(batch, points.shape[1], 1, device=source.device)
     rows = torch.cat([_plate(points, source), ones, points / 100.0], dim=-1)
     moved: Tensor = points + rows @ weights
@@ -277,4 +284,4 @@ def interpolating(values: Tensor) -> Tensor:
 def _prefilter(count: int, device: torch.device) -> Tensor:
     at_knots = basis(torch.arange(count, dtype=torch.float64) - 1.0, 1.0, count)
     inverse: Tensor = torch.linalg.inv(at_knots)
-    return inverse.to(device, torch.float32)
+    return inverse.float().to(device)

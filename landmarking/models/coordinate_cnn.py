@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from landmarking.errors import ConfigError
+from landmarking.models.precision import in_float32
 
 INITIALISATIONS = ("normal", "kaiming", "torch")
 
@@ -99,7 +100,9 @@ class CoordinateCNN(nn.Module):
         Returns:
             Slice pixels (x, y), shape (B, L, 2), float32.
         """
-        features = self.features(images).flatten(1)
+        return in_float32(self._points, self.features(images).flatten(1))
+
+    def _points(self, features: Tensor) -> Tensor:
         offset = self.head(features).float().unflatten(1, (-1, 2))
         predicted: Tensor = self.mean_px + self.scale_px * offset
         return predicted

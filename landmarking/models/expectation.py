@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from landmarking.errors import ConfigError
+from landmarking.models.precision import in_float32
 
 
 class ExpectationNetwork(nn.Module):
@@ -62,9 +63,7 @@ class ExpectationNetwork(nn.Module):
 
     def heatmaps(self, images: Tensor) -> Tensor:
         """Probability of each landmark by heatmap pixel, shape (B, L, rows, columns)."""
-        scores = self.scores(images).float()
-        shares: Tensor = scores.flatten(2).softmax(dim=-1)
-        return shares.reshape(scores.shape)
+        return in_float32(_shares, self.scores(images))
 
     def forward(self, images: Tensor, with_penalty: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Predict slice pixels.
@@ -89,7 +88,9 @@ class ExpectationNetwork(nn.Module):
             Slice pixels (x, y), shape (B, L, 2), and the heatmaps' standard deviation in pixels
             (root of the variance summed over both axes), shape (B, L); float32.
         """
-        heatmaps = self.heatmaps(images)
+        return in_float32(self._expected, self.heatmaps(images))
+
+    def _expected(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         # Marginals first: the expectation of x needs only the sum over rows.
         along_x, along_y = heatmaps.sum(dim=-2), heatmaps.sum(dim=-1)
         x, y = along_x @ self.columns, along_y @ self.rows
@@ -99,3 +100,8 @@ class ExpectationNetwork(nn.Module):
     def penalty(self, spread_px: Tensor) -> Tensor:
         """What spreads, shape (B, L), away from the target add to the loss, a scalar."""
         return self.spread_weight * (spread_px - self.spread_target_px).abs().mean()
+
+
+def _shares(scores: Tensor) -> Tensor:
+    shares: Tensor = scores.float().flatten(2).softmax(dim=-1)
+    return shares.reshape(scores.shape)

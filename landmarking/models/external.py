@@ -1,12 +1,12 @@
 """Networks of other libraries, made to find landmarks.
 
-Any torch network that takes slices of one channel can be named in a YAML file: one that gives
-numbers becomes a coordinate network, one that gives maps a heatmap network.
+Any torch network that takes slices of one channel can be named in a YAML file, by its class or by
+the function that makes it: one that gives numbers becomes a coordinate network, one that gives maps
+a heatmap network.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from landmarking.errors import ConfigError
-from landmarking.models.build import network_class
+from landmarking.models.build import make, network_class, takes
 from landmarking.models.expectation import ExpectationNetwork
+from landmarking.models.precision import in_float32
 
 
 class LibraryCoordinates(nn.Module):
@@ -63,7 +64,10 @@ class LibraryCoordinates(nn.Module):
         Returns:
             Slice pixels (x, y), shape (B, L, 2), float32.
         """
-        offset = self.network(_pooled(images, self.pool)).float().unflatten(1, (-1, 2))
+        return in_float32(self._points, self.network(_pooled(images, self.pool)))
+
+    def _points(self, outputs: Tensor) -> Tensor:
+        offset = outputs.float().reshape(-1, *self.mean_px.shape)
         points: Tensor = self.mean_px + self.scale_px * offset
         return points
 
@@ -118,13 +122,13 @@ def _build(spec: Mapping[str, Any], outputs: str, count: int, pool: int) -> nn.M
     if pool < 1:
         raise ConfigError(f"model.pool is 1 or more, found {pool}")
     factory = network_class(spec)
-    if outputs not in inspect.signature(factory).parameters:
+    if not takes(factory, outputs):
         raise ConfigError(
             f"model.outputs: {spec['_target_']} has no argument {outputs!r}; name the one that "
             "takes how many numbers or maps it gives"
         )
     arguments = {key: value for key, value in spec.items() if key != "_target_"}
-    return factory(**arguments, **{outputs: count})
+    return make(factory, spec, **{**arguments, outputs: count})
 
 
 def _check_shape(

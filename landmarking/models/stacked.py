@@ -28,6 +28,7 @@ class StackedEnsemble(nn.Module):
     Attributes:
         one_per_landmark: Says that every landmark has a network, and a loss, of its own.
         members: How many there are.
+        penalised: Whether members add something to the loss; the ensemble adds the sum.
     """
 
     one_per_landmark = True
@@ -60,32 +61,37 @@ class StackedEnsemble(nn.Module):
         for name, weight in weights.items():
             stacked = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
             self.register_parameter(name.replace(".", _DOT), stacked)
+        kept = networks[0].state_dict()
         for name, values in buffers.items():
-            self.register_buffer(name.replace(".", _DOT), values)
+            self.register_buffer(name.replace(".", _DOT), values, persistent=name in kept)
+        self.penalised = bool(getattr(networks[0], "penalised", False))
         # The pattern of a member without storage, kept out of the module's own children.
         pattern = copy.deepcopy(networks[0]).to("meta")
         self._pattern = [pattern]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, with_penalty: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Predict every landmark with its own network.
 
         Args:
             images: Normalised slices, shape (B, 1, H, W).
+            with_penalty: Return what the members add to the training loss as well, a scalar.
 
         Returns:
-            Slice pixels (x, y), shape (B, L, 2).
+            Slice pixels (x, y), shape (B, L, 2); and the sum of the penalties if asked for.
         """
-        return self.in_turn(images) if images.device.type == "cpu" else self.mapped(images)
+        run = self.in_turn if images.device.type == "cpu" else self.mapped
+        return run(images, with_penalty)
 
-    def mapped(self, images: Tensor) -> Tensor:
+    def mapped(self, images: Tensor, with_penalty: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """What `forward` gives, as one batched computation."""
-        member = self._member(images)
-        predicted: Tensor = vmap(member, randomness="same")(self._weights(), self._buffers_now())
-        return predicted.squeeze(2).transpose(0, 1)
+        member = self._member(images, with_penalty)
+        predicted, penalty = vmap(member, randomness="same")(self._weights(), self._buffers_now())
+        points: Tensor = predicted.squeeze(2).transpose(0, 1)
+        return (points, penalty.sum()) if with_penalty else points
 
-    def in_turn(self, images: Tensor) -> Tensor:
+    def in_turn(self, images: Tensor, with_penalty: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """What `forward` gives, member by member."""
-        member, state = self._member(images), torch.get_rng_state()
+        member, state = self._member(images, with_penalty), torch.get_rng_state()
         # Taken apart at once: the gradients are then put together once, not for every member.
         weights = {name: value.unbind() for name, value in self._weights().items()}
         buffers = self._buffers_now()
@@ -96,15 +102,18 @@ class StackedEnsemble(nn.Module):
                 {name: values[index] for name, values in of.items()} for of in (weights, buffers)
             )
             predicted.append(member(*own))
-        return torch.cat(predicted, dim=1)
+        points, penalties = zip(*predicted, strict=True)
+        together = torch.cat(points, dim=1)
+        return (together, torch.stack(penalties).sum()) if with_penalty else together
 
-    def _member(self, images: Tensor) -> Callable[..., Tensor]:
-        """The network as a function of its weights and buffers, to (B, 1, 2)."""
+    def _member(self, images: Tensor, with_penalty: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The network as a function of its weights and buffers, to (B, 1, 2) and its penalty."""
         pattern = self._pattern[0].train(self.training)
+        options = {"with_penalty": True} if with_penalty else {}
 
-        def run(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-            predicted: Tensor = functional_call(pattern, (weights, buffers), (images,))
-            return predicted
+        def run(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            found = functional_call(pattern, (weights, buffers), (images,), options)
+            return found if with_penalty else (found, found.new_zeros(()))
 
         return run
 

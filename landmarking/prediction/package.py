@@ -47,10 +47,13 @@ def write_package(path: Path, model: LandmarkModel, card: Mapping[str, Any]) -> 
         card: What people should know: training, accuracy, limits, licence.
 
     Raises:
-        ConfigError: If the name has another ending, or the file cannot be written.
+        ConfigError: If the name has another ending, a network is made by a function, or the file
+            cannot be written.
     """
     if path.suffix != SUFFIX:
         raise ConfigError(f"{path}: a packed model ends in {SUFFIX}; name it so")
+    for member in model.members:
+        _refuse_functions(path, member.settings["network"])
     arrays = dict(_arrays(model))
     body = {
         **card,
@@ -107,6 +110,18 @@ def _description(model: LandmarkModel) -> dict[str, Any]:
         ],
         "calibration": None if calibration is None else to_plain(calibration),
     }
+
+
+def _refuse_functions(path: Path, network: Mapping[str, Any]) -> None:
+    """Reading a package calls no function that it names, whatever runs may be made with."""
+    from landmarking.models.build import functions_in
+
+    found = list(functions_in(network))
+    if found:
+        raise ConfigError(
+            f"{path}: a packed model holds networks that are classes, and {found[0]} is not one; "
+            "use the run's folder as the model, or a class that makes the network"
+        )
 
 
 def read_package(path: Path) -> LandmarkModel:
@@ -195,4 +210,5 @@ def _members(
             if name.startswith(prefix)
         }
         plain = {key: value for key, value in values.items() if key != "facts"}
+        _refuse_functions(path, plain["network"])
         yield build_member(plain, weights, values["facts"], str(path))

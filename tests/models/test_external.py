@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ class Maps(nn.Module):
         return self.gain * images.expand(-1, self.maps, -1, -1)
 
 
+def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """As timm makes its networks: most arguments go on to the class."""
+    if name != "numbers":
+        raise RuntimeError(f"Unknown model ({name})")
+    return Numbers(**kwargs)
+
+
 class Halves(Maps):
     """Maps of half the size."""
 
@@ -48,7 +56,7 @@ class Halves(Maps):
         return super().forward(images)[..., ::2, ::2]
 
 
-def build(kind: str, inner: type[nn.Module], outputs: str, **arguments: Any) -> nn.Module:
+def build(kind: str, inner: Callable[..., nn.Module], outputs: str, **arguments: Any) -> nn.Module:
     inside = arguments.pop("inside", {})
     spec = {
         "_target_": f"landmarking.models.external.Library{kind}",
@@ -64,6 +72,12 @@ def test_numbers_are_offsets_from_the_mean_position_in_units_of_the_scale() -> N
     points = net(torch.stack([torch.zeros(1, *SIZE), torch.full((1, *SIZE), 0.5)]))
     torch.testing.assert_close(points[0], torch.tensor(MEAN_PX))
     torch.testing.assert_close(points[1], torch.tensor(MEAN_PX) + 2.0)
+
+
+def test_a_function_that_passes_its_arguments_on_makes_the_network() -> None:
+    net = build("Coordinates", create_model, "classes", inside={"name": "numbers"}, scale_px=4.0)
+    assert isinstance(net.network, Numbers)
+    torch.testing.assert_close(net(torch.zeros(1, 1, *SIZE))[0], torch.tensor(MEAN_PX))
 
 
 @pytest.mark.parametrize("pool", [1, 2, 3])
@@ -84,6 +98,13 @@ def test_maps_point_at_the_same_place_whatever_the_pool(pool: int) -> None:
         ("Coordinates", Numbers, {"outputs": "clases"}, r"Numbers has no argument 'clases'"),
         ("Coordinates", Numbers, {"pool": 0}, r"model\.pool is 1 or more, found 0"),
         ("Coordinates", Maps, {"outputs": "maps"}, r"Maps gives \(1, 4, 31, 42\) .*\(1, 4\) is ne"),
+        ("Coordinates", create_model, {"inside": {"name": "nmbers"}}, r"_model .*Unknown .*nmbers"),
+        (
+            "Coordinates",
+            create_model,
+            {"inside": {"name": "numbers"}, "outputs": "clases"},
+            r"create_model refused its arguments .*'clases'",
+        ),
         ("Heatmaps", Numbers, {}, r"Numbers gives \(1, 2\) .*\(1, 2, 31, 42\) is needed"),
         ("Heatmaps", Halves, {"outputs": "maps"}, r"gives \(1, 2, 16, 21\)"),
         ("Heatmaps", Maps, {"outputs": "maps", "pool": 50}, r"takes no slice of 31 x 42 .*pool"),
@@ -92,15 +113,16 @@ def test_maps_point_at_the_same_place_whatever_the_pool(pool: int) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(
-    kind: str, inner: type[nn.Module], arguments: dict[str, Any], said: str
+    kind: str, inner: Callable[..., nn.Module], arguments: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         build(kind, inner, **{"outputs": "classes", **arguments})
 
 
-@pytest.mark.parametrize("name", ["monai_unet", "monai_efficientnet"])
-def test_the_networks_of_monai_learn_where_it_is_installed(name: str) -> None:
-    pytest.importorskip("monai", reason='needs pip install "landmarking[monai]"')
+@pytest.mark.parametrize("name", ["monai_unet", "monai_efficientnet", "timm_resnet"])
+def test_the_networks_of_libraries_learn_where_they_are_installed(name: str) -> None:
+    library = name.partition("_")[0]
+    pytest.importorskip(library, reason=f'needs pip install "landmarking[{library}]"')
     torch.manual_seed(0)
     spec = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     net = build_network(spec, image_size=(75, 70), mean_px=MEAN_PX)

@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 
+from landmarking.data.batches import Batch
 from landmarking.errors import ConfigError
-from landmarking.models.build import network_class
+from landmarking.models.build import build_network, network_class
 from landmarking.models.module import LandmarkModule
 from landmarking.models.stacked import StackedEnsemble
 
@@ -105,6 +106,54 @@ def test_members_in_turn_are_the_mapped_network():
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-3, msg=name)
     for ours, theirs in zip(turned.buffers(), mapped.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+HEATMAP = {
+    "_target_": "landmarking.models.heatmap.HeatmapNetwork",
+    "channels": [4, 6],
+    "dropout": 0.2,
+    "spread_weight": 0.5,
+}
+
+
+def fit_with_penalty(module: LandmarkModule, points: torch.Tensor) -> LandmarkModule:
+    torch.manual_seed(9)
+    adam = torch.optim.Adam(module.parameters(), lr=3e-3)
+    for step in range(8):
+        chosen = torch.arange(step, step + 8) % 20
+        adam.zero_grad()
+        module.training_step(Batch(IMAGES[chosen], points[chosen]), step).backward()
+        adam.step()
+    return module
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_members_with_heatmaps_learn_what_their_own_runs_would_penalty_and_all(index):
+    spec = {**STACKED, "member": HEATMAP}
+    stacked = fit_with_penalty(build(spec, NAMES, MEAN), POINTS)
+    alone = build(HEATMAP, NAMES[index : index + 1], MEAN[index : index + 1])
+    own = fit_with_penalty(alone, POINTS[:, [index]])
+    member = stacked.member(NAMES[index])
+    assert member.state_dict().keys() == own.state_dict().keys()
+    for name, value in own.state_dict().items():
+        torch.testing.assert_close(member.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stacked.eval()(IMAGES)[:, [index]], member.eval()(IMAGES))
+
+
+def test_the_penalty_of_an_ensemble_is_the_sum_of_its_members_however_they_are_run():
+    torch.manual_seed(2)
+    ensemble = StackedEnsemble(image_size=(24, 24), mean_px=MEAN, member=HEATMAP).eval()
+    assert ensemble.penalised
+    points, penalty = ensemble(IMAGES, with_penalty=True)
+    mapped, same = ensemble.mapped(IMAGES, with_penalty=True)
+    torch.testing.assert_close(points, mapped)
+    torch.testing.assert_close(penalty, same)
+    member = build_network(HEATMAP, image_size=(24, 24), mean_px=MEAN[:1]).eval()
+    member.load_state_dict(ensemble.member_state(1))
+    _, one = member(IMAGES, with_penalty=True)
+    torch.testing.assert_close(penalty, 3 * one)
+    torch.testing.assert_close(points, ensemble(IMAGES))
+    assert not StackedEnsemble(image_size=(24, 24), mean_px=MEAN, member=MEMBER).penalised
 
 
 def test_a_typo_in_a_member_is_refused():

@@ -4,9 +4,11 @@ import io
 import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from landmarking.errors import ConfigError
 from landmarking.evaluation.confidence import Calibration
@@ -121,6 +123,35 @@ def test_a_card_that_does_not_fit_is_said(key, value, message, packed):
     rewrite(packed, change)
     with pytest.raises(ConfigError, match=message):
         read_package(packed)
+
+
+def test_a_network_made_by_a_function_is_neither_packed_nor_read(packed, model, tmp_path):
+    ran = tmp_path / "ran"
+    outer = {
+        "_target_": "landmarking.models.external.LibraryCoordinates",
+        "network": {"_target_": f"{__name__}.make_folder", "path": str(ran)},
+        "outputs": "mode",
+    }
+
+    def change(name, content):
+        if name != "card.json":
+            return content
+        card = json.loads(content)
+        card["members"][0]["network"] = outer
+        return json.dumps(card)
+
+    member = replace(model.members[0], settings={**model.members[0].settings, "network": outer})
+    with pytest.raises(ConfigError, match=r"classes, and .*make_folder is not one; use the run"):
+        write_package(tmp_path / "other.zip", replace(model, members=(member,)), {})
+    rewrite(packed, change)
+    with pytest.raises(ConfigError, match=r"classes, and .*make_folder is not one; use the run"):
+        read_package(packed)
+    assert not ran.exists()
+
+
+def make_folder(path: str, mode: int) -> nn.Module:
+    Path(path).mkdir()
+    return nn.Identity()
 
 
 def test_the_model_that_ships_is_small_complete_and_described():
