@@ -21,7 +21,7 @@ from landmarking.data.carried import is_prepared, open_prepared
 from landmarking.data.jobs import Job, PreparedScan, prepare_scans
 from landmarking.data.prepared import PreparedCohort, load_prepared
 from landmarking.data.prepared_files import INDEX
-from landmarking.data.stage_keys import key_settings, stage_versions
+from landmarking.data.stage_keys import STAGE_VERSIONS
 from landmarking.errors import CacheError, CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set
@@ -117,7 +117,7 @@ def ensure_prepared(
     """
     root = Path(config.root)
     if is_prepared(root):
-        return open_prepared(root, landmarks, key_settings(settings), outputs)
+        return open_prepared(root, landmarks, settings, outputs)
     cohort = open_locked(config, outputs, workers or available_cores(), progress)
     return prepare_cohort(cohort, landmarks, settings, outputs, workers=workers, progress=progress)
 
@@ -225,7 +225,7 @@ def _all_scans(
     workers: int,
     progress: bool,
 ) -> list[PreparedScan]:
-    cache, versions = StageCache(outputs / "cache"), stage_versions()
+    cache, versions = StageCache(outputs / "cache"), dict(STAGE_VERSIONS)
     jobs = [
         Job(
             record,

@@ -1,5 +1,6 @@
 import hashlib
 import importlib.util
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,27 @@ def test_a_setting_recomputes_only_what_depends_on_it(
     done = prepared(cohort, tmp_path, replace(SETTINGS, **change))
     assert done.reused is (recomputed is None)
     assert done.computed == dict.fromkeys(recomputed or (), 4)
+
+
+def test_a_cohort_and_outputs_that_were_moved_are_not_made_again(cohort, log, tmp_path):
+    first = prepared(cohort, tmp_path)
+    before = content(first.prepared.folder)
+    moved, there = tmp_path / "there" / "noise", tmp_path / "there" / "outputs"
+    moved.parent.mkdir()
+    cohort.root.rename(moved)
+    (tmp_path / "outputs").rename(there)
+    scans = tuple(
+        replace(scan, image=moved / scan.image.name, landmarks=moved / scan.landmarks.name)
+        for scan in cohort.scans
+    )
+    elsewhere = replace(cohort, root=moved, scans=scans)
+    again = prepare(elsewhere, LANDMARKS, SETTINGS, there, workers=1)
+    assert again.reused
+    assert again.prepared.folder == there / "prepared" / first.prepared.folder.name
+    shutil.rmtree(there / "prepared")
+    cached = prepare(elsewhere, LANDMARKS, SETTINGS, there, workers=1)
+    assert (cached.reused, cached.computed) == (False, {})
+    assert content(cached.prepared.folder) == before
 
 
 def test_a_changed_scan_is_made_again_and_the_others_are_kept(cohort, log, tmp_path):

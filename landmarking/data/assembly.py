@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 from landmarking.cohort.bids import Cohort, ScanRecord
 from landmarking.contact_sheet import write_contact_sheets
 from landmarking.data.cache import FileDigests, stage_key
-from landmarking.data.code_version import stage_version
 from landmarking.data.jobs import PreparedScan
 from landmarking.data.prepared import PreparedCohort, SliceRecord, save_prepared
-from landmarking.data.stage_keys import TISSUES, key_settings, reference_identity, stage_versions
+from landmarking.data.stage_keys import (
+    STAGE_SETTINGS,
+    STAGE_VERSIONS,
+    TISSUES,
+    decisive_settings,
+    key_settings,
+)
 from landmarking.errors import CohortError
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.imaging.tissues import MAPS
@@ -67,7 +73,7 @@ def cohort_digest(
     """
     scans = [
         (
-            _slice_record(record),
+            _person(record),
             digests[record.image],
             None if record.landmarks is None else digests[record.landmarks],
         )
@@ -76,15 +82,28 @@ def cohort_digest(
     decided_by = (
         cohort.name,
         cohort.simulated,
-        landmarks,
-        key_settings(settings),
-        reference_identity(settings.histogram_reference),
-        stage_versions(),
+        _named(landmarks),
+        decisive_settings(settings),
+        {stage: STAGE_VERSIONS[stage] for stage in STAGE_SETTINGS},
     )
-    # Cohorts without tissue maps keep the digest that they had before there were any.
+    # Cohorts without tissue maps keep their digest whatever becomes of that stage.
     tissues = [[digests[path] for path in record.tissues or ()] for record in cohort.scans]
-    maps = (stage_version(TISSUES), tissues) if any(tissues) else ()
+    maps = (STAGE_VERSIONS[TISSUES], tissues) if any(tissues) else ()
     return stage_key("cohort", 1, *decided_by, scans, *maps)
+
+
+def _person(record: ScanRecord) -> list[str | float | None]:
+    # Written out, here and below: names in the code and further columns move no digest.
+    person = [record.scan_id, record.participant_id, record.session, record.group]
+    return [*person, record.age, record.sex]
+
+
+def _named(landmarks: LandmarkSet) -> list[Any]:
+    rows = [
+        [each.name, each.title, each.afid, each.aliases, each.template_mm]
+        for each in landmarks.landmarks
+    ]
+    return [landmarks.name, rows]
 
 
 def _slice_record(record: ScanRecord) -> SliceRecord:

@@ -1,6 +1,6 @@
 """Results of the imaging stages on disk, addressed by what decides them.
 
-A key is the SHA-256 of the stage, the version of its code, the scan's bytes (or the key of the
+A key is the SHA-256 of the stage, its version, the scan's bytes (or the key of the
 stage before) and the stage's own settings; a setting that changes therefore moves only the keys
 that depend on it. An entry is a JSON file, with a NumPy file beside it where the stage makes an
 image. The JSON is written last, holds the checksums of both, and so vouches for the whole entry:
@@ -55,7 +55,7 @@ def stage_key(stage: str, version: int | str, *inputs: Any) -> str:
 
     Args:
         stage: Name of the stage.
-        version: Version of the stage's code.
+        version: Version of the stage.
         inputs: Everything else that decides the result: digests of bytes, keys of the stages
             before, settings.
 

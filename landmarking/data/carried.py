@@ -9,10 +9,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +24,9 @@ from landmarking.data.prepared import (
     save_prepared,
 )
 from landmarking.data.prepared_files import INDEX
+from landmarking.data.stage_keys import BASELINE, differing_settings
 from landmarking.errors import CacheError, CohortError
+from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import LandmarkSet
 from landmarking.storage import DAMAGED_ARCHIVE, atomic_folder, atomic_path, file_lock, file_sha256
 
@@ -104,14 +104,14 @@ def is_prepared(root: Path) -> bool:
 
 
 def open_prepared(
-    root: Path, landmarks: LandmarkSet, settings: Mapping[str, Any], outputs: Path
+    root: Path, landmarks: LandmarkSet, settings: PreprocessSettings, outputs: Path
 ) -> PreparedCohort:
     """Open a prepared cohort in place of its scans.
 
     Args:
         root: Prepared folder, or one file that is unpacked under `outputs/prepared` once.
         landmarks: Landmarks wanted, in their order.
-        settings: What the slices have to have been made with, as plain values.
+        settings: What the slices have to have been made with.
         outputs: Folder of `prepared/`.
 
     Raises:
@@ -119,10 +119,13 @@ def open_prepared(
         CohortError: If it was made with other settings or lacks a landmark.
     """
     prepared = _unpacked_once(root, outputs) if root.is_file() else load_prepared(root)
+    pairs = differing_settings(prepared.settings, settings)
+    if not _same_reference(prepared, settings):
+        made = prepared.settings.get("histogram_reference")
+        pairs["histogram_reference"] = (made, settings.histogram_reference)
     differing = [
-        f"{key} is {canonical_json(prepared.settings.get(key))}, not {canonical_json(value)}"
-        for key, value in settings.items()
-        if canonical_json(prepared.settings.get(key)) != canonical_json(value)
+        f"{key} is {canonical_json(made)}, not {canonical_json(wanted)}"
+        for key, (made, wanted) in pairs.items()
     ]
     if differing:
         raise CohortError(
@@ -130,6 +133,16 @@ def open_prepared(
             "give the same under preprocess, or prepare the cohort again"
         )
     return with_landmarks(prepared, landmarks)
+
+
+def _same_reference(prepared: PreparedCohort, settings: PreprocessSettings) -> bool:
+    """Whether histograms were matched to the same; a file counts by its content, if it is here."""
+    recorded = prepared.settings.get("histogram_reference_sha256")
+    if recorded is not None and Path(settings.histogram_reference).is_file():
+        return bool(recorded == histogram_reference(settings).digest)
+    baseline = BASELINE["histogram_reference"]
+    made = prepared.settings.get("histogram_reference", baseline)
+    return bool(made == settings.histogram_reference)
 
 
 def _unpacked_once(path: Path, outputs: Path) -> PreparedCohort:

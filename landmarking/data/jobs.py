@@ -16,7 +16,7 @@ from landmarking.cohort.bids import ScanRecord
 from landmarking.cohort.slices import read_slice_points, slice_geometry
 from landmarking.data.cache import StageCache
 from landmarking.data.landmark_checks import landmark_problem
-from landmarking.data.stage_keys import TISSUES, is_cached, stage_versions, tissue_key
+from landmarking.data.stage_keys import STAGE_VERSIONS, TISSUES, is_cached, tissue_key
 from landmarking.data.stages import StagedSlice, staged_slice, staged_tissues
 from landmarking.errors import CacheError, LandmarkingError
 from landmarking.geometry import Array
@@ -44,7 +44,7 @@ class Job:
     settings: PreprocessSettings
     landmarks: LandmarkSet
     cache: StageCache
-    versions: Mapping[str, str]
+    versions: Mapping[str, int]
     tissue_sha256: tuple[str, ...] = ()
 
 
@@ -71,11 +71,14 @@ def prepare_scan(job: Job) -> PreparedScan:
     """Prepare one scan; its problem comes back as a text, so that the others go on.
 
     Raises:
-        CacheError: If the cache cannot be written, or the code was changed under way: that would
+        CacheError: If the cache cannot be written, or a stage was changed under way: that would
             fail every scan.
     """
-    if job.versions != stage_versions():
-        raise CacheError("the code of the imaging stages was changed under way; start again")
+    if job.versions != STAGE_VERSIONS:
+        raise CacheError(
+            f"the imaging stages were changed under way, from versions {dict(job.versions)} to "
+            f"{STAGE_VERSIONS}; start again"
+        )
     record, landmarks = job.record, job.landmarks
     nowhere = np.full((len(landmarks), 3), np.nan)
     staged, tissues, problem = None, None, None

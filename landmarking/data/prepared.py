@@ -264,7 +264,7 @@ def _opened(folder: Path, body: Mapping[str, Any], verify: bool) -> PreparedCoho
         points_mm=points_mm,
         pixel_to_world=pixel_to_world,
         records=tuple(
-            SliceRecord(**{key: row[key] for key in SliceRecord.__dataclass_fields__})
+            SliceRecord(**{key: row[key] for key in SliceRecord.__dataclass_fields__ if key in row})
             for row in rows
         ),
         settings=body["settings"],

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.data.cache import canonical_json
 from landmarking.data.splits import read_split
-from landmarking.data.stage_keys import key_settings
+from landmarking.data.stage_keys import differing_settings
 from landmarking.errors import ConfigError
 from landmarking.evaluation.confidence import calibrate, coverage_table
 from landmarking.evaluation.metrics import mean_sd, radial_error_mm, sdr_counts
@@ -75,13 +74,11 @@ def score(model: LandmarkModel, cohort: PreparedCohort, chosen: NDArray[np.int64
 
 
 def _check_same_slices(model: LandmarkModel, cohort: PreparedCohort) -> None:
-    own = json.loads(canonical_json(key_settings(model.preprocess)))
-    made = {key: value for key, value in cohort.settings.items() if key in own}
     # What counts of the reference is its content, not where it lay.
     matched = cohort.settings.get("histogram_reference_sha256")
-    differing = [
-        key for key in own if key != "histogram_reference" and own[key] != made.get(key)
-    ] + (["histogram_reference"] if matched != model.reference.digest else [])
+    differing = [*differing_settings(cohort.settings, model.preprocess)]
+    if matched != model.reference.digest:
+        differing.append("histogram_reference")
     if differing:
         raise ConfigError(
             f"{cohort.folder}: its slices were made with another {', '.join(differing)} than the "

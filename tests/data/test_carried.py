@@ -1,5 +1,5 @@
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,11 +13,15 @@ from landmarking.data.carried import (
 )
 from landmarking.data.prepared import SliceRecord, save_prepared
 from landmarking.errors import CacheError, CohortError
+from landmarking.imaging.midsagittal import MidsagittalSettings
+from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import landmark_set
 
 MSP8 = landmark_set("msp8")
 SAGITTAL = np.array([[0, 0, -1, 0], [-1, 0, 0, 62], [0, -1, 0, 70], [0, 0, 0, 1]], dtype=float)
-SETTINGS = {"crop": [50, 200], "registration": "rigid"}
+SETTINGS = PreprocessSettings()
+OLD = {"crop": [50, 200], "registration": "rigid"}
+"""As a version wrote them that knew no other settings."""
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def cohort(tmp_path):
         points_mm=rng.normal(0, 20, (3, 8, 3)),
         pixel_to_world=np.stack([SAGITTAL] * 3),
         records=[SliceRecord(f"s{i}", f"p{i}", None, "train") for i in range(3)],
-        settings={**SETTINGS, "histogram_reference_sha256": "cd"},
+        settings={**OLD, "histogram_reference_sha256": "cd"},
         tissues=rng.integers(0, 256, (3, 4, 20, 20), dtype=np.uint8),
     )
 
@@ -89,9 +93,38 @@ def test_other_folders_and_files_are_not_taken_for_prepared_cohorts(tmp_path):
 
 
 def test_other_settings_are_refused_with_both_values(cohort, tmp_path):
-    wanted = {**SETTINGS, "registration": "affine"}
-    with pytest.raises(CohortError, match=r'registration is "rigid", not "affine"'):
+    wanted = replace(SETTINGS, registration="affine", spacing_mm=1.5)
+    with pytest.raises(CohortError, match=r'registration is "rigid", not "affine"; spacing_mm is'):
         open_prepared(cohort.folder, MSP8, wanted, tmp_path)
+
+
+def test_a_setting_that_did_not_exist_yet_had_its_default(cohort, tmp_path):
+    @dataclass
+    class More(PreprocessSettings):
+        sharpening: float = 0.0
+
+    open_prepared(cohort.folder, MSP8, More(), tmp_path)
+    with pytest.raises(CohortError, match=r"sharpening is 0\.0, not 1\.0"):
+        open_prepared(cohort.folder, MSP8, More(sharpening=1.0), tmp_path)
+    pairs = replace(SETTINGS, midsagittal=MidsagittalSettings(pairs=5000))
+    with pytest.raises(CohortError, match="midsagittal is"):
+        open_prepared(cohort.folder, MSP8, pairs, tmp_path)
+
+
+def test_a_reference_that_has_moved_is_known_by_its_content(cohort, tmp_path):
+    paths = [tmp_path / name for name in ("here.npy", "there.npy", "other.npy")]
+    for path, top in zip(paths, (90.0, 90.0, 91.0), strict=True):
+        np.save(path, np.linspace(0.0, top, 50, dtype=np.float32))
+    here, there, other = (replace(SETTINGS, histogram_reference=str(path)) for path in paths)
+    sha256 = histogram_reference(here).digest
+    made = {**OLD, "histogram_reference": str(paths[0]), "histogram_reference_sha256": sha256}
+    moved = save_prepared(tmp_path / "moved", **{**cohort.content(), "settings": made})
+    open_prepared(moved.folder, MSP8, there, tmp_path)
+    for wanted in (other, SETTINGS):
+        with pytest.raises(CohortError, match="histogram_reference is"):
+            open_prepared(moved.folder, MSP8, wanted, tmp_path)
+    paths[0].unlink()
+    open_prepared(moved.folder, MSP8, here, tmp_path)
 
 
 def test_a_landmark_that_was_not_prepared_is_named(cohort):

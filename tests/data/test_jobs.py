@@ -8,7 +8,7 @@ import pytest
 from landmarking.cohort.bids import ScanRecord
 from landmarking.data.cache import StageCache
 from landmarking.data.jobs import Job, prepare_scan
-from landmarking.data.stage_keys import stage_versions
+from landmarking.data.stage_keys import STAGE_VERSIONS
 from landmarking.errors import CacheError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set
@@ -26,7 +26,7 @@ def job(folder, points="", versions=None):
         PreprocessSettings(),
         landmark_set("msp8"),
         StageCache(folder / "cache"),
-        versions or stage_versions(),
+        versions or dict(STAGE_VERSIONS),
     )
 
 
@@ -58,9 +58,9 @@ def test_a_cache_that_cannot_be_written_stops_everything(tmp_path):
         prepare_scan(job(tmp_path))
 
 
-def test_code_that_changed_under_way_stops_everything(tmp_path):
-    with pytest.raises(CacheError, match="changed under way; start again"):
-        prepare_scan(job(tmp_path, versions={"slice": "another"}))
+def test_stages_that_changed_under_way_stops_everything(tmp_path):
+    with pytest.raises(CacheError, match=r"changed under way, from versions .*; start again"):
+        prepare_scan(job(tmp_path, versions={**STAGE_VERSIONS, "slice": 2}))
 
 
 def test_what_the_stages_warn_of_is_left_to_the_table(tmp_path, monkeypatch, caplog):
