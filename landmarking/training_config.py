@@ -295,8 +295,8 @@ def check_arguments(where: str, node: Any) -> None:
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
-            f"{where} names a class by _target_ with its arguments, found {node!r}; see the files "
-            f"in conf/{where.partition('.')[0]}"
+            f"{where} names a class by _target_ with its arguments, found {node!r}; choose one of "
+            f"the files in conf/{where.partition('.')[0]}"
         )
     target = str(node["_target_"])
     module, _, name = target.rpartition(".")

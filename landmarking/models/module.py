@@ -249,7 +249,8 @@ class LandmarkModule(pl.LightningModule):
         # The sum over a stacked ensemble's members, back in the size of one landmark's loss.
         each = loss / len(self.landmarks) if self.stacked else loss
         metric.update(each, known if batch.weight > 0.0 else torch.zeros_like(known))
-        self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(batch.images))
+        if self._trainer is not None:  # a step may be called by hand
+            self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(batch.images))
 
     def _log_errors(self, where: str, metric: RadialErrors) -> None:
         for name, value in metric.compute().items():

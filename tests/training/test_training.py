@@ -263,6 +263,7 @@ def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
         process.wait()
     assert not (folder / "predictions.csv").exists()
     shutil.copy(folder / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt")
+    time.sleep(1.1)  # TensorBoard puts its files in order by the second
     resumed = run(training_values, cohort)
     assert resumed.state is State.STARTED
     events = EventAccumulator(str(resumed.folder / "tensorboard"), size_guidance={"scalars": 0})
