@@ -22,6 +22,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)
         # On a cluster's login node, or under sbatch without srun: one process is what is wanted.
         warnings.filterwarnings("ignore", "The `srun` command is available", UserWarning)
+        # A run that early stopping has ended goes on without it.
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`", UserWarning)
         # A benchmark trains without validation.
         warnings.filterwarnings("ignore", "You defined a `validation_step`", UserWarning)
         yield

@@ -217,12 +217,21 @@ def launched_rank(trainer: TrainerConfig) -> int:
 
     Args:
         trainer: Settings of the trainer.
+
+    Raises:
+        ConfigError: If Lightning refuses the environment.
     """
     if trainer.devices in (1, "1", [0]) and trainer.num_nodes == 1:
         return 0
     for kind in (TorchElasticEnvironment, SLURMEnvironment):
         if kind.detect():
-            return int(kind().global_rank())
+            try:
+                return int(kind().global_rank())
+            except (RuntimeError, ValueError) as error:
+                raise ConfigError(
+                    f"trainer.devices: Lightning refuses the job that it is started in ({error}); "
+                    "correct the job, or take trainer.devices=1"
+                ) from error
     return int(LightningEnvironment().local_rank())
 
 
