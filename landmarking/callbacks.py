@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, RichProgressBar
 
 from landmarking.errors import ConfigError
 from landmarking.models.module import LandmarkModule
@@ -270,6 +270,18 @@ class RunCheckpoint(Checkpoint):
             return
         with atomic_path(self.path) as temporary:
             trainer.save_checkpoint(temporary)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's, without the last letters of a logger's version."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands beside the bar."""
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        return shown
 
 
 def final_metrics(trainer: pl.Trainer) -> dict[str, float]:

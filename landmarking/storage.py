@@ -10,12 +10,13 @@ import os
 import secrets
 import shutil
 import socket
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 logger = logging.getLogger(__name__)
 
@@ -157,12 +158,27 @@ def file_lock(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked_at_once(handle):
             logger.warning("waiting for another process that holds %s", path)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+WAITS_IN_SILENCE_S = 2.0
+"""Seconds of waiting for a lock that are not worth a word."""
+
+
+def _locked_at_once(handle: IO[str]) -> bool:
+    end = time.monotonic() + WAITS_IN_SILENCE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def file_sha256(path: Path) -> str:

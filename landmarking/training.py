@@ -22,7 +22,14 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from landmarking.callbacks import GroupErrors, History, RunCheckpoint, final_metrics, is_debug_run
+from landmarking.callbacks import (
+    GroupErrors,
+    History,
+    ProgressBar,
+    RunCheckpoint,
+    final_metrics,
+    is_debug_run,
+)
 from landmarking.checkpoints import can_go_on, read_checkpoint, save_model
 from landmarking.config import RUN_DIR, settings
 from landmarking.data.cache import stage_key
@@ -300,6 +307,9 @@ def _trainer(config: TrainingConfig, folder: RunFolder, *, resume: bool) -> pl.T
     ):
         if not any(isinstance(callback, kind) for callback in callbacks):
             callbacks.append(make())
+    has_bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks)
+    if config.trainer.enable_progress_bar and not has_bar:
+        callbacks.append(ProgressBar())
     if config.trainer.fast_dev_run:
         callbacks = [c for c in callbacks if not isinstance(c, History | RunCheckpoint)]
     sinks = [] if config.trainer.fast_dev_run else _loggers(config, folder, resume=resume)

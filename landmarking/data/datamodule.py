@@ -137,6 +137,7 @@ class LandmarkDataModule(pl.LightningDataModule):
         self.augment = augment or AugmentConfig()
         self.adapt = adapt or AdaptConfig()
         self.workers, self.progress = workers, progress
+        self._prepared: PreparedCohort | None = None
         self._cohort: PreparedCohort | None = None
         self._augmentation: Augmentation | None = None
         self._on_device: dict[tuple[str, torch.device], tuple[Tensor, ...]] = {}
@@ -158,14 +159,16 @@ class LandmarkDataModule(pl.LightningDataModule):
     def _open(self) -> PreparedCohort:
         if isinstance(self._given, PreparedCohort):
             return self._given
-        return ensure_prepared(
-            self.source,
-            self.landmark_set.build(),
-            self.preprocess,
-            self.outputs,
-            workers=self.workers,
-            progress=self.progress,
-        )
+        if self._prepared is None:
+            self._prepared = ensure_prepared(
+                self.source,
+                self.landmark_set.build(),
+                self.preprocess,
+                self.outputs,
+                workers=self.workers,
+                progress=self.progress,
+            )
+        return self._prepared
 
     def setup(self, stage: str | None = None) -> None:
         """Open the slices and split the training groups' people, once.
