@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import hydra
 from omegaconf import DictConfig
 
@@ -13,11 +15,13 @@ def main(config: DictConfig) -> float:
     """Check the configuration, prepare the cohort if need be, train, and print one line.
 
     Returns:
-        The metric that `objective` names, for sweepers that optimise it.
+        The metric that `objective` names, for sweepers that optimise it; infinity, which they take
+        for the worst, where it was not measured.
     """
     from landmarking.training import TrainingConfig, train
 
-    return answer(config, TrainingConfig, train).objective
+    value = answer(config, TrainingConfig, train).objective
+    return value if math.isfinite(value) else math.inf
 
 
 if __name__ == "__main__":
