@@ -15,10 +15,10 @@ BLOCK = re.compile(r"```(python|yaml)\n# (\S+)\n(.*?)```", re.DOTALL)
 @pytest.fixture
 def spec(tmp_path, monkeypatch):
     text = (PROJECT / "docs" / "extending.md").read_text(encoding="utf-8")
-    blocks = {kind: (name, body) for kind, name, body in BLOCK.findall(text)}
-    name, code = blocks["python"]
-    module = name.removesuffix(".py").replace("/", ".")
-    values = yaml.safe_load(blocks["yaml"][1])
+    blocks = {name: body for _, name, body in BLOCK.findall(text)}
+    code = blocks["landmarking/models/dilated.py"]
+    module = "landmarking.models.dilated"
+    values = yaml.safe_load(blocks["conf/model/dilated.yaml"])
     assert values["_target_"].rpartition(".")[0] == module
     (tmp_path / "printed_network.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
