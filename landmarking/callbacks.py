@@ -80,9 +80,14 @@ class GroupErrors(Callback):
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate the test groups once."""
-        if not is_debug_run(trainer):
-            self._evaluate(trainer, pl_module)
+        """Evaluate the test groups once, and the validation people if nobody has yet."""
+        if is_debug_run(trainer):
+            return
+        self._evaluate(trainer, pl_module)
+        if "val/error_mm" not in trainer.callback_metrics and trainer.limit_val_batches:
+            assert isinstance(pl_module, LandmarkModule)
+            found = group_errors(pl_module, trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
+            self._log(trainer, {f"val/{name}": value for name, value in found.items()})
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
@@ -97,12 +102,14 @@ class GroupErrors(Callback):
         for group, loader in loaders.items():
             for name, value in group_errors(pl_module, loader).items():
                 self.latest[f"test/{group}/{name}"] = value
-        trainer.callback_metrics.update(
-            {name: torch.tensor(value) for name, value in self.latest.items()}
-        )
+        self._log(trainer, self.latest)
+
+    @staticmethod
+    def _log(trainer: pl.Trainer, found: Mapping[str, float]) -> None:
+        trainer.callback_metrics.update({name: torch.tensor(v) for name, v in found.items()})
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for sink in trainer.loggers:
-            sink.log_metrics(dict(self.latest), step=step)
+            sink.log_metrics(dict(found), step=step)
 
 
 @torch.no_grad()

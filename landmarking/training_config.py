@@ -131,6 +131,9 @@ class TrainerConfig:
         if self.takes_the_cpu:
             # Lightning leaves with a traceback: batch normalisation has no CPU form of it.
             chosen["sync_batchnorm"] = None
+        if self.check_val_every_n_epoch:
+            # A short run is validated at least once, after its last epoch.
+            chosen["check_val_every_n_epoch"] = min(self.check_val_every_n_epoch, self.max_epochs)
         return {name: value for name, value in chosen.items() if value is not None}
 
 

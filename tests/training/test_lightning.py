@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from importlib.util import find_spec
@@ -245,6 +246,21 @@ def test_a_limit_that_ends_a_run_early_is_said_and_can_be_raised(
     whole = run(training_values, make_cohort(), run="whole")
     frames = [read_predictions(r.folder / "predictions.csv") for r in (more, whole)]
     assert frames[0]["pred_x_px"].equals(frames[1]["pred_x_px"])
+
+
+@pytest.mark.parametrize(
+    "limits", [{"check_val_every_n_epoch": 10}, {"check_val_every_n_epoch": 2, "max_steps": 1}]
+)
+def test_a_run_too_short_to_be_validated_has_its_objective_all_the_same(
+    training_values, make_cohort, limits
+):
+    found = run(training_values, make_cohort(), limits=limits)
+    assert math.isfinite(found.objective)
+    assert found.objective == found.metrics["val/error_mm"]
+    unwatched = run(
+        training_values, make_cohort(), limits=limits | {"limit_val_batches": 0}, run="unwatched"
+    )
+    assert math.isnan(unwatched.objective)
 
 
 def test_a_debug_run_leaves_nothing_behind(training_values, make_cohort, tmp_path):
