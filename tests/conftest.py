@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from landmarking.landmarks import landmark_set
 # A busy machine is no defect: examples have no deadline.
 hypothesis.settings.register_profile("landmarking", deadline=None)
 hypothesis.settings.load_profile("landmarking")
+
+
+@pytest.fixture(autouse=True)
+def no_command_line_left() -> Iterator[None]:
+    """A run that a test starts in this process leaves no Hydra job behind for the next test."""
+    yield
+    if (hydra_config := sys.modules.get("hydra.core.hydra_config")) is not None:
+        hydra_config.HydraConfig.instance().cfg = None
+
 
 PIXEL_TO_WORLD = np.array(
     [[0.0, 0.0, -1.0, 1.5], [-1.0, 0.0, 0.0, 60.0], [0.0, -1.0, 0.0, 50.0], [0.0, 0.0, 0.0, 1.0]]
