@@ -5,13 +5,13 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from landmarking.command_line import answer, start
+from landmarking.shells import answer, start
 
 
 @hydra.main(config_path="../conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Check the configuration, prepare or check the cohort, and print the summary."""
-    from landmarking.prepare_command import PrepareConfig, run_preparation
+    from landmarking.preparation.prepare import PrepareConfig, run_preparation
 
     answer(config, PrepareConfig, run_preparation)
 

@@ -7,7 +7,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from landmarking.command_line import answer, start
+from landmarking.shells import answer, start
 
 
 @hydra.main(config_path="../conf", config_name="report", version_base="1.3")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from landmarking.command_line import answer, start
+from landmarking.shells import answer, start
 
 
 @hydra.main(config_path="../conf", config_name="screenshots", version_base="1.3")

@@ -7,7 +7,7 @@ import math
 import hydra
 from omegaconf import DictConfig
 
-from landmarking.command_line import answer, start
+from landmarking.shells import answer, start
 
 
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
@@ -18,7 +18,8 @@ def main(config: DictConfig) -> float:
         The metric that `objective` names, for sweepers that optimise it; infinity, which they take
         for the worst, where it was not measured.
     """
-    from landmarking.training import TrainingConfig, train
+    from landmarking.training.settings import TrainingConfig
+    from landmarking.training.train import train
 
     value = answer(config, TrainingConfig, train).objective
     return value if math.isfinite(value) else math.inf

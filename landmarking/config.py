@@ -22,6 +22,13 @@ from landmarking.errors import ConfigError
 
 T = TypeVar("T")
 
+MOVED = {
+    "landmarking.callbacks": "landmarking.training.callbacks",
+    "landmarking.models.schedule": "landmarking.models.module",
+    "landmarking.tensorboard": "landmarking.training.callbacks",
+}
+"""Modules whose classes older configurations and checkpoints name, and where these are now."""
+
 PROJECT = Path(__file__).resolve().parents[1]
 """Root of the checkout, to which relative output folders are anchored."""
 
@@ -184,3 +191,21 @@ def _run_dir(*, _root_: Any) -> str:
     refuse_outside("study", str(_root_.study))
     refuse_outside("run", name)
     return str(Path(_root_.outputs) / _root_.study / name)
+
+
+def current_path(target: str) -> str:
+    """The dotted path of a class today, from one that an earlier version may have written."""
+    module, _, name = target.rpartition(".")
+    return f"{MOVED[module]}.{name}" if module in MOVED else target
+
+
+def with_current_paths(values: Any) -> Any:
+    """Plain settings with every `_target_` within them as it is called today."""
+    if isinstance(values, Mapping):
+        return {
+            key: current_path(value)
+            if key == "_target_" and isinstance(value, str)
+            else with_current_paths(value)
+            for key, value in values.items()
+        }
+    return [with_current_paths(value) for value in values] if isinstance(values, list) else values

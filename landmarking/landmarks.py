@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from landmarking.errors import LandmarkError
+from landmarking.files import parse_json, write_text
 from landmarking.geometry import Array
-from landmarking.storage import parse_json, write_text
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 

@@ -1,5 +1,3 @@
-"""A small synthetic prepared cohort, and a small training configuration, for many test files."""
-
 from __future__ import annotations
 
 import sys
@@ -11,8 +9,13 @@ import hypothesis
 import numpy as np
 import pytest
 
-from landmarking.data.prepared import PreparedCohort, SliceRecord, save_prepared
 from landmarking.landmarks import landmark_set
+from landmarking.phantom.person import PhantomSettings, Subject, make_head
+from landmarking.phantom.scanner import ScannerSettings
+from landmarking.preparation.prepared import PreparedCohort, SliceRecord, save_prepared
+
+# A small synthetic prepared cohort, and a small training configuration, for many test files.
+
 
 # A busy machine is no defect: examples have no deadline.
 hypothesis.settings.register_profile("landmarking", deadline=None)
@@ -102,7 +105,7 @@ TINY_MODEL = {
 
 
 def _callback_nodes(folder: Path, every_n_epochs: int) -> dict[str, Any]:
-    ours, run = "landmarking.callbacks", {"every_n_epochs": every_n_epochs}
+    ours, run = "landmarking.training.callbacks", {"every_n_epochs": every_n_epochs}
     return {
         "history": {"_target_": f"{ours}.History", "path": str(folder / "history.csv"), **run},
         "resume": {
@@ -144,7 +147,7 @@ def training_values(tmp_path: Path) -> dict[str, Any]:
         "data": {"batch_size": 4},
         "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.003},
         "schedule": {
-            "_target_": "landmarking.models.schedule.Schedule",
+            "_target_": "landmarking.models.module.Schedule",
             "kind": "cosine",
             "final_rate": 1e-5,
         },
@@ -156,3 +159,17 @@ def training_values(tmp_path: Path) -> dict[str, Any]:
         },
         "threads": 1,
     }
+
+
+@pytest.fixture(scope="session")
+def coarse():
+    """Settings of heads that take a fraction of a second."""
+    scanner = ScannerSettings(voxel_mm=[3.0, 3.6], field_mm=[170.0, 215.0, 200.0])
+    return PhantomSettings(
+        train=3, healthy=1, down_syndrome=1, scans_per_person=2.0, scanner=scanner
+    )
+
+
+@pytest.fixture(scope="session")
+def head(coarse):
+    return make_head(coarse, Subject("train", 0))

@@ -9,9 +9,9 @@ import warnings
 import pytest
 
 from landmarking.config import PROJECT
-from landmarking.data.stage_keys import key_settings
 from landmarking.imaging.pipeline import PreprocessSettings
-from landmarking.quiet import quiet
+from landmarking.preparation.cache import key_settings
+from landmarking.training.train import quiet
 
 TEXT = (PROJECT / "docs" / "lightning.md").read_text(encoding="utf-8")
 

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from landmarking.errors import LandmarkError
-from landmarking.landmarks import (
-    landmark_set,
-    read_landmarks,
-    write_fcsv,
-    write_markups,
-)
+from landmarking.landmarks import landmark_set, read_landmarks, write_fcsv, write_markups
 
 POINTS = {"AC": np.array([0.1, 2.5, -4.8]), "PC": np.array([-0.3, -25.1, -2.1])}
 

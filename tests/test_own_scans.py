@@ -21,19 +21,20 @@ from landmarking.cohort.bids import (
     write_description,
     write_participants,
 )
-from landmarking.cohort.phantom import Head, PhantomSettings, Subject, make_head
-from landmarking.cohort.phantom_cohort import write_nifti
-from landmarking.cohort.scanner import ScannerSettings
-from landmarking.command_line import register
 from landmarking.config import PROJECT, settings
-from landmarking.data.prepared import load_prepared
 from landmarking.data.splits import read_split
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.evaluation.report import ReportConfig, run_report
 from landmarking.geometry import apply_affine, rigid_matrix
 from landmarking.landmarks import landmark_set, write_markups
-from landmarking.prepare_command import PrepareConfig, run_preparation
-from landmarking.training import TrainingConfig, train
+from landmarking.phantom.dataset import write_nifti
+from landmarking.phantom.person import Head, PhantomSettings, Subject, make_head
+from landmarking.phantom.scanner import ScannerSettings
+from landmarking.preparation.prepare import PrepareConfig, run_preparation
+from landmarking.preparation.prepared import load_prepared
+from landmarking.shells import register
+from landmarking.training.settings import TrainingConfig
+from landmarking.training.train import train
 
 ALL = landmark_set("afids32").names
 EIGHT = landmark_set("msp8").names

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from landmarking.benchmarks.arguments import read_arguments
 from landmarking.config import PROJECT, settings
-from landmarking.data.augment import Augmentation, build_augmentation
-from landmarking.data.augment_config import AugmentConfig
-from landmarking.data.chance import Chance
-from landmarking.data.painter import random_warp
+from landmarking.data.augment import Augmentation, AugmentConfig, build_augmentation, random_warp
+from landmarking.data.warp import Chance
+from landmarking.files import atomic_path, write_text
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import (
     MIDSAGITTAL_COMMON,
@@ -26,7 +25,6 @@ from landmarking.imaging.pipeline import (
     template_slice,
 )
 from landmarking.landmarks import landmark_set
-from landmarking.storage import atomic_path, write_text
 
 KINDS = ("light", "strong", "synth")
 SIZE = (150, 150)

@@ -14,20 +14,19 @@ from numpy.typing import NDArray
 
 from landmarking.benchmarks.arguments import read_arguments
 from landmarking.config import PROJECT
-from landmarking.data.prepared import load_prepared
 from landmarking.errors import ConfigError
-from landmarking.evaluation.confidence import (
+from landmarking.files import write_text
+from landmarking.geometry import Array
+from landmarking.prediction.calibration import (
     calibrate,
     coverage_table,
     flag_quality,
     rank_correlation,
 )
-from landmarking.geometry import Array
-from landmarking.prediction.model import LandmarkModel
-from landmarking.prediction.predictor import scores
-from landmarking.prediction.runs import model_from_runs
+from landmarking.prediction.model import LandmarkModel, model_from_runs
+from landmarking.prediction.predict import scores
 from landmarking.prediction.scoring import learnt_from, score, unseen
-from landmarking.storage import write_text
+from landmarking.preparation.prepared import load_prepared
 
 
 @dataclass

@@ -14,8 +14,8 @@ from landmarking.benchmarks.registration import LandmarkedHead, real_heads
 from landmarking.config import PROJECT
 from landmarking.geometry import Array
 from landmarking.imaging.intensity import Reference, match_histogram, normalise
-from landmarking.imaging.levels import Mask
 from landmarking.imaging.pipeline import PreprocessSettings, extract_slice, histogram_reference
+from landmarking.imaging.symmetry import Mask
 
 Change = Callable[[Array, Mask], Array]
 

@@ -13,20 +13,19 @@ from scipy import ndimage
 
 from landmarking.benchmarks.arguments import read_arguments
 from landmarking.benchmarks.posed_heads import PosedHead, posed_heads
-from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
 from landmarking.config import PROJECT
+from landmarking.files import write_text
 from landmarking.geometry import Array, Plane
-from landmarking.imaging.levels import Level
 from landmarking.imaging.midsagittal import (
     MidsagittalPlane,
     MidsagittalSettings,
     find_midsagittal_plane,
 )
-from landmarking.imaging.orientation import to_pil
 from landmarking.imaging.pipeline import PreprocessSettings, plane_stage, register_stage
-from landmarking.imaging.scan import Scan, load_scan
+from landmarking.imaging.scan import Scan, load_scan, to_pil
+from landmarking.imaging.symmetry import Level
 from landmarking.landmarks import read_landmarks
-from landmarking.storage import write_text
+from landmarking.phantom.person import PhantomSettings, Subject, make_head
 
 logger = logging.getLogger(__name__)
 

@@ -17,15 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from landmarking.benchmarks.arguments import read_arguments
-from landmarking.cohort.person import anatomy
-from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
-from landmarking.cohort.phantom_cohort import planned_scans, write_head
-from landmarking.cohort.scanner import ScannerFrame, ScannerSettings
-from landmarking.cohort.shape_model import align_all, load_shape_model, read_people
 from landmarking.geometry import Array, apply_affine
 from landmarking.landmarks import landmark_set
-from landmarking.memory import keep_freed_memory
-from landmarking.processes import one_thread
+from landmarking.phantom.dataset import planned_scans, write_head
+from landmarking.phantom.person import PhantomSettings, Subject, anatomy, make_head
+from landmarking.phantom.scanner import ScannerFrame, ScannerSettings
+from landmarking.phantom.shape import align_all, load_shape_model, read_people
+from landmarking.processes import keep_freed_memory, one_thread
 
 
 @dataclass

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
-from landmarking.cohort.scanner import ScannerSettings
+from landmarking.files import atomic_path
 from landmarking.geometry import Array, apply_affine
 from landmarking.imaging.scan import load_scan
 from landmarking.imaging.template import load_template
 from landmarking.landmarks import landmark_set, read_landmarks
-from landmarking.storage import atomic_path
+from landmarking.phantom.person import PhantomSettings, Subject, make_head
+from landmarking.phantom.scanner import ScannerSettings
 
 _MIDLINE = ("AC", "PC", "ICS", "PMJ", "SIPF", "CUL", "IMS", "PG", "GENU", "SPLE")
 _SUBJECTS = (

@@ -18,6 +18,7 @@ from landmarking.benchmarks.registration import (
     real_heads,
 )
 from landmarking.config import PROJECT
+from landmarking.files import atomic_path
 from landmarking.geometry import Array, Plane, SliceGeometry, apply_affine
 from landmarking.imaging.pipeline import (
     PreprocessSettings,
@@ -26,14 +27,14 @@ from landmarking.imaging.pipeline import (
     register_stage,
     slice_geometry,
 )
-from landmarking.imaging.resample import sample_slice
 from landmarking.imaging.scan import Scan
+from landmarking.imaging.slicing import sample_slice
 from landmarking.imaging.template import load_template
 from landmarking.landmarks import landmark_set
-from landmarking.storage import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 _PLANE, _POINT = "#56b4e9", "#d55e00"
 _HALF_MM = 128

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from landmarking.benchmarks.arguments import read_arguments
-from landmarking.cohort.bids import Cohort
-from landmarking.cohort.bids_tree import read_cohort
-from landmarking.cohort.phantom import PhantomSettings
-from landmarking.cohort.phantom_cohort import write_phantom_cohort
+from landmarking.cohort.bids import read_cohort
+from landmarking.cohort.records import Cohort
 from landmarking.config import PROJECT
-from landmarking.data.prepared import SliceRecord, load_prepared, save_prepared
-from landmarking.data.stage_keys import STAGES
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set
-from landmarking.preparation import Preparation, prepare
+from landmarking.phantom.dataset import write_phantom_cohort
+from landmarking.phantom.person import PhantomSettings
+from landmarking.preparation.cache import STAGES
+from landmarking.preparation.prepare import Preparation, prepare
+from landmarking.preparation.prepared import SliceRecord, load_prepared, save_prepared
 from landmarking.processes import available_cores
 
 

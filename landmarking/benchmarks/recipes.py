@@ -10,7 +10,7 @@ import pandas as pd
 from landmarking.benchmarks.arguments import read_arguments
 from landmarking.config import PROJECT
 from landmarking.errors import ConfigError
-from landmarking.storage import atomic_path
+from landmarking.files import atomic_path
 
 
 @dataclass

@@ -13,15 +13,15 @@ from scipy import ndimage
 from landmarking.benchmarks.arguments import read_arguments
 from landmarking.benchmarks.msp import REAL_HEADS
 from landmarking.benchmarks.posed_heads import scanned
-from landmarking.cohort.phantom import PhantomSettings, Subject, make_head
 from landmarking.config import PROJECT
+from landmarking.files import write_text
 from landmarking.geometry import Array, apply_affine, rigid_matrix
 from landmarking.imaging.pipeline import PreprocessSettings, plane_stage, register_stage
 from landmarking.imaging.pipeline import slice_geometry as lay_slice
 from landmarking.imaging.scan import Scan, load_scan
 from landmarking.imaging.template import load_template
 from landmarking.landmarks import landmark_set, read_landmarks
-from landmarking.storage import write_text
+from landmarking.phantom.person import PhantomSettings, Subject, make_head
 
 MARGIN_MM = 10.0
 """Distance from the crop's edge that every landmark is to keep."""

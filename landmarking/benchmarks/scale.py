@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from landmarking.benchmarks.arguments import read_arguments
-from landmarking.data.cache import Entry, StageCache, stage_key
-from landmarking.data.prepared import SliceRecord, load_prepared, save_prepared
-from landmarking.data.stage_keys import STAGES
 from landmarking.errors import ConfigError
 from landmarking.landmarks import landmark_set
+from landmarking.preparation.cache import STAGES, Entry, StageCache, stage_key
+from landmarking.preparation.prepared import SliceRecord, load_prepared, save_prepared
 
 _PIXELS = 150
 _KEPT_FREE = 8 * 10**9

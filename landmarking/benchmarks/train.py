@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from landmarking.benchmarks.arguments import read_arguments
 from landmarking.data.batches import DeviceBatches, EpochOrder
 from landmarking.errors import ConfigError
-from landmarking.memory import keep_freed_memory
 from landmarking.models.module import LandmarkModule
-from landmarking.quiet import quiet
+from landmarking.processes import keep_freed_memory
+from landmarking.training.train import quiet
 
 PROTOCOL_SCANS = round(0.7 * 1837)
 """Scans of one epoch of the paper's protocol."""

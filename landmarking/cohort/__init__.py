@@ -1,1 +1,4 @@
-"""Where scans come from: a BIDS tree is the one contract."""
+"""Where scans come from: a folder in (BIDS tree or cut slices), records of scans out.
+
+May import the base modules and imaging.
+"""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landmarking.cohort.bids import Cohort, ScanRecord
+from landmarking.cohort.records import Cohort, ScanRecord
 from landmarking.cohort.slices import read_slice_image, read_slice_points
 from landmarking.errors import LandmarkError, LandmarkingError
 from landmarking.geometry import Array, apply_affine

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.cohort.bids import Cohort, ScanRecord, read_table
+from landmarking.cohort.bids import read_table
+from landmarking.cohort.records import Cohort, ScanRecord
 from landmarking.errors import CohortError, LandmarkError
 from landmarking.geometry import Array, SliceGeometry
 from landmarking.landmarks import LandmarkSet
@@ -152,7 +153,7 @@ def read_slice_points(path: Path, landmarks: LandmarkSet) -> Array:
     return np.array(unnamed)[:, :2] if unnamed else landmarks.arrange(points)[:, :2]
 
 
-def slice_geometry(size: int) -> SliceGeometry:
+def cut_geometry(size: int) -> SliceGeometry:
     """Geometry of a whole slice whose scan is unknown: the common space's own grid, 1 mm."""
     matrix = np.array(
         [[0.0, 0.0, -1.0, 0.0], [-1.0, 0.0, 0.0, 112.0], [0.0, -1.0, 0.0, 120.0], [0, 0, 0, 1.0]]

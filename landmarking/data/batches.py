@@ -15,6 +15,7 @@ from landmarking.imaging.intensity import AIR_SHARE, NORMALISATIONS
 if TYPE_CHECKING:
     from landmarking.data.augment import Augmentation
 
+
 _TINY = 1e-6
 
 

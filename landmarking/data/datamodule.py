@@ -17,17 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landmarking.cohort.sources import CohortConfig
-from landmarking.data.adaptation import AdaptConfig, adapted
-from landmarking.data.augment import Augmentation, build_augmentation
-from landmarking.data.augment_config import AugmentConfig
+from landmarking.data.augment import Augmentation, AugmentConfig, build_augmentation
 from landmarking.data.batches import DeviceBatches, EpochOrder, normalise_batch
-from landmarking.data.prepared import PreparedCohort
-from landmarking.data.splits import Split, split_units
+from landmarking.data.splits import AdaptConfig, Split, adapted, split_units
 from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import PreprocessSettings
-from landmarking.preparation import LandmarksConfig, ensure_prepared
+from landmarking.preparation.prepare import LandmarksConfig, ensure_prepared
+from landmarking.preparation.prepared import PreparedCohort
+from landmarking.preparation.sources import CohortConfig
 
 EVALUATION_BATCH = 64
 """Slices at once in test and predict loaders; it changes results only under per-batch
@@ -152,7 +150,7 @@ class LandmarkDataModule(pl.LightningDataModule):
         Lightning calls this on one process of each node; the others find the work done.
 
         Raises:
-            LandmarkingError: As `landmarking.preparation.ensure_prepared` does.
+            LandmarkingError: As `landmarking.preparation.prepare.ensure_prepared` does.
         """
         self._open()
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from landmarking.data.chance import Chance
-from landmarking.data.template_slab import CHANNELS
-from landmarking.data.warp import random_field
+from landmarking.data.people import CHANNELS
+from landmarking.data.warp import Chance, random_field
 from landmarking.errors import ConfigError
 from landmarking.imaging.intensity import Reference
 

@@ -13,12 +13,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from landmarking.evaluation.runs import PREDICTIONS, Run, Study, read_run
-from landmarking.evaluation.statistics import paired_test
-from landmarking.evaluation.style import Drawing, dashes, model_colours, new_figure
-from landmarking.evaluation.summary import summarise
-from landmarking.evaluation.tables import INTERVAL_NOTE
-from landmarking.evaluation.typeset import Table, p_text, plus_minus, signed, span
+from landmarking.evaluation.charts import Drawing, dashes, model_colours, new_figure
+from landmarking.evaluation.statistics import paired_test, summarise
+from landmarking.evaluation.study import PREDICTIONS, Run, Study, read_run
+from landmarking.evaluation.tables import INTERVAL_NOTE, Table, p_text, plus_minus, signed, span
 
 UNADAPTED = "unadapted"
 """The way of the row without any people learnt from."""

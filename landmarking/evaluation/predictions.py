@@ -16,8 +16,8 @@ import pandas as pd
 
 from landmarking.errors import PredictionsError
 from landmarking.evaluation.metrics import radial_error_mm
+from landmarking.files import atomic_path
 from landmarking.geometry import Array, SliceGeometry
-from landmarking.storage import atomic_path
 
 IDENTITY = (
     "study", "run", "model", "experiment", "seed", "cohort", "cohort_digest", "simulated",

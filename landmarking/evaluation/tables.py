@@ -1,28 +1,291 @@
-"""The report's tables: which figures stand where, formatted once for all output formats.
-
-The CSV files hold the unrounded figures of `summary` and `comparisons` instead.
-"""
+"""The report's tables: our figures beside published ones, as Markdown, LaTeX and console text."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import pandas as pd
 
 from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, percent_half_up
-from landmarking.evaluation.paper import (
-    FLOOR,
-    FLOOR_BY_LANDMARK_MM,
-    FLOOR_NOTE,
-    PAPER,
-    TABLE_1,
-    TRUNCATION_NOTE,
-    PublishedRow,
-    published,
+from landmarking.evaluation.statistics import ALL, NO_SKILL, group_order, model_order
+
+DASH = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to print.
+
+    Attributes:
+        name: Stem of its files.
+        title: Caption.
+        header: Column heads.
+        rows: Cells; every row as long as the header.
+        notes: Sentences under the table.
+        text_columns: How many leading columns hold names (left aligned) rather than numbers.
+        breaks: Indices of rows that start a new block.
+    """
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    text_columns: int = 2
+    breaks: tuple[int, ...] = ()
+
+
+def fixed(value: float, decimals: int = 2) -> str:
+    """A number with that many decimals, rounded half up: 2.125 is 2.13, as for the rates."""
+    exact = Decimal(repr(float(value)))
+    return str(exact.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))
+
+
+def plus_minus(mean: float, deviation: float | None) -> str:
+    """`1.84 ± 1.63`; the mean alone where there is no deviation; a dash where there is neither."""
+    if math.isnan(mean):
+        return DASH
+    if deviation is None or math.isnan(deviation):
+        return fixed(mean)
+    return f"{fixed(mean)} ± {fixed(deviation)}"
+
+
+def span(low: float | None, high: float | None, decimals: int = 2) -> str:
+    """`1.70 to 1.99`, or a dash."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return DASH
+    return f"{fixed(low, decimals)} to {fixed(high, decimals)}"
+
+
+def p_text(p_value: float) -> str:
+    """`0.012`, `< 0.001`, or a dash."""
+    if math.isnan(p_value):
+        return DASH
+    return "< 0.001" if p_value < 0.001 else fixed(p_value, 3)
+
+
+def signed(value: float, decimals: int = 2) -> str:
+    """`+0.31`, `-0.20`, or a dash."""
+    if math.isnan(value):
+        return DASH
+    return f"{'-' if value < 0 else '+'}{fixed(abs(value), decimals)}"
+
+
+def to_markdown(table: Table) -> str:
+    """GitHub-flavoured Markdown with the title above and the notes below."""
+    widths = _widths(table)
+    left = table.text_columns
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(_aligned(cells, widths, left))} |"
+
+    rule = [
+        "-" * width if column < left else "-" * (width - 1) + ":"
+        for column, width in enumerate(widths)
+    ]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
+    body = [line(row) for row in escaped]
+    notes = [f"- {note}" for note in table.notes]
+    parts = [f"**{table.title}**", "", line(table.header), line(rule), *body, "", *notes]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def to_console(table: Table) -> str:
+    """Plain text with aligned columns, a line between blocks, and the notes."""
+    widths = _widths(table)
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = [table.title, "=" * len(table.title)]
+    lines += ["  ".join(_aligned(table.header, widths, table.text_columns)), rule]
+    for number, row in enumerate(table.rows):
+        if number in table.breaks:
+            lines.append(rule)
+        lines.append("  ".join(_aligned(row, widths, table.text_columns)).rstrip())
+    return "\n".join([*lines, rule, *(f"* {note}" for note in table.notes)]) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    r"""A `table` environment with booktabs rules; needs `\usepackage{booktabs,graphicx}`."""
+    columns = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
+    lines = [
+        r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(table.title)}}}",
+        rf"\label{{tab:{table.name}}}", r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        " & ".join(tex(cell) for cell in table.header) + r" \\", r"\midrule",
+    ]  # fmt: skip
+    for number, row in enumerate(table.rows):
+        if number in table.breaks:
+            lines.append(r"\midrule")
+        lines.append(" & ".join(tex(cell) for cell in row) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    if table.notes:
+        notes = " ".join(tex(note) for note in table.notes)
+        lines += [r"\par\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}"]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def latex_document(names: Sequence[str]) -> str:
+    """A document that shows the tables of the given file stems; compiles as it is."""
+    inputs = "\n".join(rf"\input{{{name}}}" for name in names)
+    return (
+        "\\documentclass[a4paper]{article}\n"
+        "\\usepackage[T1]{fontenc}\n\\usepackage[utf8]{inputenc}\n\\usepackage{textcomp}\n"
+        "\\usepackage[margin=20mm]{geometry}\n\\usepackage{booktabs,graphicx}\n"
+        f"\\begin{{document}}\n{inputs}\n\\end{{document}}\n"
+    )
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "±": r"$\pm$",
+}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    """Text with the characters that LaTeX would take for commands escaped."""
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def _widths(table: Table) -> list[int]:
+    rows = [table.header, *table.rows]
+    return [max(3, *(len(row[column]) for row in rows)) for column in range(len(table.header))]
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
+    return [
+        cell.ljust(width) if column < left else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+
+
+# Published figures that stand beside ours: the paper's Table 1, and two raters against each other.
+#
+# The paper is Male et al., "Single-Landmark vs. Multi-Landmark Deep Learning Approaches to Brain
+# MRI Landmarking" (Table 1 and section 3.4). Its SDR cells are hits of n points, truncated to two
+# decimals; the hits below are the only whole numbers that give the printed cells.
+
+
+PAPER = "the paper"
+RATERS = "two raters"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row of a published table.
+
+    Attributes:
+        source: Who says it.
+        model: Model of the row, or who placed the landmarks.
+        group: Test group, or the data set.
+        people: Persons scored, where published.
+        n: Landmarks scored, persons times landmarks, where published.
+        mean_mm: Mean in-plane error.
+        sd_mm: Its standard deviation over the n landmarks; None where not published.
+        sdr_percent: SDR at 1 to 5 mm as printed; None where not published.
+        hits: Landmarks within 1 to 5 mm, recovered from the cells; empty where not known.
+    """
+
+    source: str
+    model: str
+    group: str
+    people: int | None
+    n: int | None
+    mean_mm: float
+    sd_mm: float | None
+    sdr_percent: tuple[str | None, ...]
+    hits: tuple[int, ...] = ()
+
+
+TABLE_1: tuple[PublishedRow, ...] = (
+    PublishedRow(
+        PAPER, "ML", "DS", 54, 432, 3.26, 2.15,
+        ("10.64", "31.25", "53.47", "71.29", "84.95"), (46, 135, 231, 308, 367),
+    ),
+    PublishedRow(
+        PAPER, "ML", "HS", 87, 696, 2.89, 2.11,
+        ("13.36", "39.79", "62.22", "78.59", "88.36"), (93, 277, 433, 547, 615),
+    ),
+    PublishedRow(
+        PAPER, "ML", "all", 141, 1128, 3.03, 2.13,
+        (None, None, "58.86", None, None), (139, 412, 664, 855, 982),
+    ),
+    PublishedRow(
+        PAPER, "SL", "DS", 54, 432, 2.25, 2.35,
+        ("25.92", "62.73", "80.32", "87.96", "90.97"), (112, 271, 347, 380, 393),
+    ),
+    PublishedRow(
+        PAPER, "SL", "HS", 87, 696, 1.84, 1.63,
+        ("31.75", "68.53", "86.06", "92.09", "96.12"), (221, 477, 599, 641, 669),
+    ),
+    PublishedRow(
+        PAPER, "SL", "all", 141, 1128, 1.99, 1.94,
+        (None, None, "83.86", None, None), (333, 748, 946, 1021, 1062),
+    ),
+)  # fmt: skip
+"""Table 1, and the pooled figures of section 3.4, as printed."""
+
+ODD_CELL = ("ML", "HS", 3)
+"""Model, group and radius of the one printed cell that no whole number of hits gives."""
+
+FLOOR: tuple[PublishedRow, ...] = (
+    PublishedRow(
+        RATERS, "raters", "HCP", None, None, 0.74, None, ("76", "96", "99", None, None)
+    ),
+    PublishedRow(
+        RATERS, "raters", "OASIS", None, None, 1.06, None, ("62", "86", "95", None, None)
+    ),
+)  # fmt: skip
+"""One rater's in-plane distance from another over the ten midline AFIDs (rater files of AFIDs-HCP,
+3 T at 0.7 mm, and AFIDs-OASIS at 1 mm; Taha et al. 2023)."""
+
+FLOOR_BY_LANDMARK_MM: dict[str, tuple[float, float]] = {
+    "AC": (0.34, 0.47),
+    "PC": (0.46, 0.42),
+    "PMJ": (0.83, 1.33),
+    "ICS": (0.67, 1.29),
+    "CUL": (0.68, 1.10),
+    "IMS": (0.55, 0.96),
+    "GENU": (1.00, 1.25),
+    "SPLE": (0.69, 0.69),
+}
+"""The same for each landmark: mean distance in mm on HCP and on OASIS."""
+
+FLOOR_NOTE = (
+    "one rater against another over ten midline landmarks, from the public rater files of "
+    "AFIDs-HCP and AFIDs-OASIS."
 )
-from landmarking.evaluation.summary import ALL, NO_SKILL, group_order, model_order
-from landmarking.evaluation.typeset import DASH, Table, plus_minus, span
+
+TRUNCATION_NOTE = (
+    "SDR cells of this study are hits of n, rounded half up from the exact ratio; a radius is "
+    "inclusive. The paper's cells stand as printed: they are hits of n truncated to two decimals "
+    "(46 of 432 is printed 10.64 and rounds to 10.65). One of them fits no count: ML, HS, 3 mm is "
+    "printed 62.22, and 433 of 696 is 62.21 either way."
+)
+
+
+def published(model: str, group: str) -> PublishedRow | None:
+    """The paper's row for a model and group, or None where it has none."""
+    for row in TABLE_1:
+        if (row.model, row.group) == (model, group):
+            return row
+    return None
+
+
+def truncated_percent(hits: int, n: int) -> str:
+    """A percentage truncated to two decimals, as the paper prints its SDR: 46 of 432 is 10.64."""
+    hundredths = hits * 10_000 // n
+    return f"{hundredths // 100}.{hundredths % 100:02d}"
+
+
+# The report's tables: which figures stand where, formatted once for all output formats.
+#
+# The CSV files hold the unrounded figures of `statistics` and `comparisons` instead.
+
 
 THIS_STUDY = "this study"
 
@@ -35,7 +298,7 @@ def paper_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
     """Table 1 with the paper's rows under ours, no skill, and two raters.
 
     Args:
-        summary: Result of `summary.table_1`.
+        summary: Result of `statistics.table_1`.
         notes: Sentences that go first under the table, such as what was simulated.
     """
     rows: list[tuple[str, ...]] = []
@@ -76,7 +339,7 @@ def _table_1_notes(summary: pd.DataFrame) -> list[str]:
 
 
 def measured(record: dict[Any, Any]) -> tuple[str, ...]:
-    """Cells n, error, its interval and the rates, from a row of `summary.summarise`."""
+    """Cells n, error, its interval and the rates, from a row of `statistics.summarise`."""
     interval = span(record.get("mean_mm_low"), record.get("mean_mm_high"))
     error = plus_minus(record["mean_mm"], record["sd_mm"])
     return (str(int(record["n"])), error, interval, *_rates(record))
@@ -121,7 +384,7 @@ def landmark_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
     """Error of each landmark by group, the models side by side, with two raters as the floor.
 
     Args:
-        summary: Result of `summary.by_landmark`.
+        summary: Result of `statistics.by_landmark`.
         notes: Sentences that go first under the table.
     """
     models = model_order(summary["model"])
@@ -180,8 +443,8 @@ def seeds_table(by_seed: pd.DataFrame, summary: pd.DataFrame, notes: Sequence[st
     """Each seed's figures, and the spread between seeds.
 
     Args:
-        by_seed: Result of `summary.by_seed`.
-        summary: Result of `summary.table_1`, for the spread.
+        by_seed: Result of `statistics.by_seed`.
+        summary: Result of `statistics.table_1`, for the spread.
         notes: Sentences that go first under the table.
     """
     rows = []

@@ -1,1 +1,4 @@
-"""Scan to slice, with numpy, scipy and scikit-image; never torch or Lightning."""
+"""A scan becomes a slice: NIfTI file in, registered and matched slice out.
+
+numpy, scipy, nibabel; may import the base modules, never torch.
+"""

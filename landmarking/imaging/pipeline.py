@@ -17,23 +17,16 @@ from numpy.typing import NDArray
 
 from landmarking.errors import ConfigError
 from landmarking.geometry import LEFT, Array, Plane, SliceGeometry, apply_affine
-from landmarking.imaging.intensity import (
-    NORMALISATIONS,
-    Reference,
-    match_histogram,
-    read_reference,
-)
+from landmarking.imaging.intensity import NORMALISATIONS, Reference, match_histogram, read_reference
 from landmarking.imaging.midsagittal import (
     MidsagittalPlane,
     MidsagittalSettings,
     find_midsagittal_plane,
 )
-from landmarking.imaging.orientation import to_pil
-from landmarking.imaging.pyramid import template_level
 from landmarking.imaging.registration import CENTRE_MM, Registration, register
-from landmarking.imaging.resample import sample_slice
-from landmarking.imaging.scan import Scan, load_scan
-from landmarking.imaging.template import load_template
+from landmarking.imaging.scan import Scan, load_scan, to_pil
+from landmarking.imaging.slicing import sample_slice
+from landmarking.imaging.template import load_template, template_level
 
 GRID_CENTRE_MM = np.array([0.0, -15.5, -7.5])
 """Common space of the middle of the slice grid: 256 pixels of 1 mm reach from A = 112 to -143."""

@@ -3,7 +3,7 @@
 The template has a brain and no head, a scan may have a head, a neck, or only a brain. What both
 share is the brain and the dark shell of fluid about it. So the criterion is the normalised
 correlation within the template's brain and a small margin, wherever the scan has voxels there, and
-it is taken between local contrasts (`pyramid.local_contrast`): raw intensities let scalp fat, bias
+it is taken between local contrasts (`template.local_contrast`): raw intensities let scalp fat, bias
 fields and the mere outline of the head outweigh ventricles, brainstem and cerebellum.
 
 Every translation is tried at once: for a grid of rotations the correlation is found for all shifts
@@ -27,8 +27,8 @@ from scipy.spatial.transform import Rotation
 
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array, apply_affine, rigid_matrix
-from landmarking.imaging.pyramid import Level, Volume, scan_volume, template_level
 from landmarking.imaging.scan import Scan
+from landmarking.imaging.template import Level, Volume, scan_volume, template_level
 
 _LOGGER = logging.getLogger(__name__)
 

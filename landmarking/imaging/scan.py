@@ -1,16 +1,17 @@
-"""Load a NIfTI scan and refuse, in words, what is not a three-dimensional head."""
+"""Load a NIfTI scan, refuse what is no three-dimensional head, and turn its axes to PIL."""
 
 from __future__ import annotations
 
 import gzip
 import logging
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel import orientations as _orientations
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from landmarking.errors import ScanError
 from landmarking.geometry import Array, apply_affine
 
 _LOGGER = logging.getLogger(__name__)
+
 
 SUFFIXES = (".nii", ".nii.gz")
 """File names that `load_scan` takes."""
@@ -279,3 +281,27 @@ def _check_values(path: Path, data: NDArray[np.float32]) -> None:
         )
     if low == high:
         raise ScanError(f"{path}: every voxel has the value {low:g}; export the scan again")
+
+
+orientations: Any = _orientations  # nibabel's functions carry no types
+
+_PIL = orientations.axcodes2ornt(("P", "I", "L"))
+
+
+def to_pil(scan: Scan) -> Scan:
+    """Reorder and flip the voxel axes so that they run posterior, inferior, left.
+
+    Exact: voxels are moved, never interpolated, and the affine follows them, so that every voxel
+    keeps its world position. An oblique scan stays oblique; its axes are the nearest to PIL.
+
+    Args:
+        scan: Scan of shape (I, J, K) in any of the 48 axis orientations.
+
+    Returns:
+        The same voxels, contiguous in memory, in the new order; world RAS is unchanged.
+    """
+    current = orientations.io_orientation(scan.affine)
+    change = orientations.ornt_transform(current, _PIL)
+    data = np.ascontiguousarray(orientations.apply_orientation(scan.data, change))
+    affine = scan.affine @ orientations.inv_ornt_aff(change, scan.data.shape)
+    return replace(scan, data=data, affine=affine)

@@ -1,1 +1,4 @@
-"""Networks, losses and the Lightning module."""
+"""Networks, losses and the Lightning module: slices in, landmarks in slice pixels out.
+
+May import the base modules, evaluation (metrics), imaging and data.
+"""

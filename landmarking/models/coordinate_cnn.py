@@ -1,21 +1,44 @@
 """The paper's network: convolution blocks, then dense layers, to landmark coordinates.
 
-Section 2: "four blocks comprising each a convolutional layer, a batch normalization layer, a ReLU
-and a max-pooling layer, followed by three fully connected layers, together with ReLU and dropout
-layers". The widths (32 to 256 channels, 1,000 and 500 units, dropout 0.5) are those of the authors'
-public scripts; the text does not give them.
+Convolutions may be rounded to 16 bits, coordinates may not: one of 100 pixels has steps of half a
+pixel in bfloat16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from landmarking.errors import ConfigError
-from landmarking.models.precision import in_float32
+
+_Result = TypeVar("_Result")
+
+
+def in_float32(function: Callable[[Tensor], _Result], values: Tensor) -> _Result:
+    """A function's result without autocast; where there is none, exactly what it gives.
+
+    Args:
+        function: What is computed.
+        values: Its argument; float32 if autocast is on, else as it comes.
+    """
+    kind = values.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return function(values)
+    with torch.autocast(kind, enabled=False):
+        return function(values.float())
+
+
+# The paper's network: convolution blocks, then dense layers, to landmark coordinates.
+#
+# Section 2: "four blocks comprising each a convolutional layer, a batch normalization layer, a ReLU
+# and a max-pooling layer, followed by three fully connected layers, together with ReLU and dropout
+# layers". The widths (32 to 256 channels, 1,000 and 500 units, dropout 0.5) are those of the
+# authors' public scripts; the text does not give them.
+
 
 INITIALISATIONS = ("normal", "kaiming", "torch")
 

@@ -16,8 +16,8 @@ from torch.nn.functional import avg_pool2d
 
 from landmarking.errors import ConfigError
 from landmarking.models.build import make, network_class, takes
-from landmarking.models.expectation import ExpectationNetwork
-from landmarking.models.precision import in_float32
+from landmarking.models.coordinate_cnn import in_float32
+from landmarking.models.heatmap import ExpectationNetwork
 
 
 class LibraryCoordinates(nn.Module):

@@ -1,1 +1,4 @@
-"""A scan and a model to landmarks in world mm, and the files that other programs open."""
+"""A scan and a model become landmarks in world mm, in files that other programs open.
+
+May import everything below but training; torch is imported when it is needed.
+"""

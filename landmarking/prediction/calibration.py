@@ -1,22 +1,232 @@
-"""Radii that a model's doubt stands for, kept beside the run or study that they belong to.
+"""How far off a prediction may be: radii by split-conformal calibration, and their file.
 
-`calibration.json` holds what `landmarking.evaluation.confidence.calibrate` found on people whom no
-member was trained on. It names the model by its digest and serves no other.
+On people who were not trained on, errors are divided by a score of the model's own doubt (spread of
+its heatmap, of an ensemble, of augmented copies). The 90 % quantile of these ratios, with the
+correction for finite samples, times the score of a new prediction is a radius that holds the truth
+with at least 90 % probability, whatever the distribution, for people drawn as the calibration's
+were (Papadopoulos et al. 2002; Lei et al. 2018). Other people may be covered less: report it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from landmarking.errors import ConfigError
-from landmarking.evaluation.confidence import Calibration
-from landmarking.storage import parse_json
+from landmarking.errors import ConfigError, PredictionsError
+from landmarking.files import parse_json
+from landmarking.geometry import Array
 
 if TYPE_CHECKING:
     from landmarking.prediction.model import LandmarkModel
+
+
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Factors from a score of doubt to a radius.
+
+    Attributes:
+        factors: Radius for a score of one, by landmark, shape (L,).
+        coverage: Probability with which a radius holds the truth.
+        counts: Errors that each factor was found from, shape (L,).
+    """
+
+    factors: Array
+    coverage: float
+    counts: NDArray[np.int64]
+
+    def radius(self, scores: Array) -> Array:
+        """Radii in the unit of the calibration's errors, scores of shape (B, L) to (B, L).
+
+        Raises:
+            PredictionsError: If the scores do not fit or are not positive.
+        """
+        _check_scores(scores, len(self.factors))
+        return scores * self.factors
+
+
+def calibrate(errors_mm: Array, scores: Array, coverage: float = 0.9) -> Calibration:
+    """Find the factors, for each landmark by itself.
+
+    Args:
+        errors_mm: Errors of people who were not trained on, shape (B, L); NaN where unknown.
+        scores: The model's doubt, positive, shape (B, L); all ones give radii of one size.
+        coverage: Probability with which a radius is to hold the truth.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        PredictionsError: If shapes do not fit, the coverage is out of range, or a landmark has too
+            few errors for it (fewer than nine for 90 %).
+    """
+    if not 0.0 < coverage < 1.0:
+        raise PredictionsError(f"coverage lies between 0 and 1, found {coverage}")
+    if errors_mm.shape != scores.shape or errors_mm.ndim != 2:
+        raise PredictionsError(
+            f"errors and scores have one shape (B, L), found {errors_mm.shape} and {scores.shape}"
+        )
+    _check_scores(scores, errors_mm.shape[1])
+    factors, counts = [], []
+    for column in range(errors_mm.shape[1]):
+        known = np.isfinite(errors_mm[:, column])
+        ratios = np.sort(errors_mm[known, column] / scores[known, column])
+        # The new person counts as one more: the k-th smallest of n with k = ceil((n + 1) * share).
+        rank = math.ceil((len(ratios) + 1) * coverage - 1e-9)
+        if rank > len(ratios):
+            needed = math.ceil(coverage / (1.0 - coverage) - 1e-9)
+            raise PredictionsError(
+                f"a radius for {coverage:.0%} needs {needed} errors of each landmark, landmark "
+                f"{column} has {len(ratios)}; hold out more people for validation"
+            )
+        factors.append(float(ratios[rank - 1]))
+        counts.append(len(ratios))
+    return Calibration(np.array(factors), coverage, np.array(counts))
+
+
+def _check_scores(scores: Array, landmarks: int) -> None:
+    if scores.ndim != 2 or scores.shape[1] != landmarks:
+        raise PredictionsError(f"scores have shape (B, {landmarks}), found {scores.shape}")
+    if not (np.isfinite(scores).all() and (scores > 0.0).all()):
+        raise PredictionsError("scores of doubt are positive numbers; found others")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How often radii held the truth.
+
+    Attributes:
+        group: Group of people.
+        landmark: Name, or `all`.
+        share: Share of known truths within their radius.
+        low: Lower end of Wilson's 95 % interval of the share.
+        high: Upper end.
+        count: Known truths.
+        radius_mm: Median radius.
+    """
+
+    group: str
+    landmark: str
+    share: float
+    low: float
+    high: float
+    count: int
+    radius_mm: float
+
+
+def coverage_table(
+    errors_mm: Array, radii_mm: Array, groups: Sequence[str], landmarks: Sequence[str]
+) -> list[Coverage]:
+    """Coverage by group and landmark, each group's `all` last.
+
+    Args:
+        errors_mm: Errors, shape (B, L); NaN where unknown, which does not count.
+        radii_mm: Radii, shape (B, L).
+        groups: Group of each of the B people.
+        landmarks: Names of the L landmarks.
+
+    Raises:
+        PredictionsError: If the shapes do not fit.
+    """
+    expected = (len(groups), len(landmarks))
+    if errors_mm.shape != expected or radii_mm.shape != expected:
+        raise PredictionsError(
+            f"errors and radii have shape {expected}, found {errors_mm.shape} and {radii_mm.shape}"
+        )
+    rows = []
+    for group in dict.fromkeys(groups):
+        members = np.array([other == group for other in groups])
+        for column, name in enumerate(landmarks):
+            part = slice(column, column + 1)
+            rows.append(_coverage(group, name, errors_mm[members, part], radii_mm[members, part]))
+        rows.append(_coverage(group, "all", errors_mm[members], radii_mm[members]))
+    return rows
+
+
+def _coverage(group: str, landmark: str, errors_mm: Array, radii_mm: Array) -> Coverage:
+    known = np.isfinite(errors_mm)
+    count = int(known.sum())
+    if count == 0:
+        return Coverage(group, landmark, math.nan, math.nan, math.nan, 0, math.nan)
+    share = float((errors_mm[known] <= radii_mm[known]).mean())
+    low, high = wilson(share, count)
+    return Coverage(group, landmark, share, low, high, count, float(np.median(radii_mm[known])))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `count` (Wilson 1927)."""
+    square = _Z95**2 / count
+    middle = (share + square / 2.0) / (1.0 + square)
+    half = _Z95 / (1.0 + square) * math.sqrt(share * (1.0 - share) / count + square / 4.0 / count)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def rank_correlation(scores: Array, errors_mm: Array) -> float:
+    """Spearman's correlation of doubt and error over all known errors; ties share their rank.
+
+    Raises:
+        PredictionsError: If fewer than three errors are known.
+    """
+    known = np.isfinite(errors_mm)
+    if int(known.sum()) < 3:
+        raise PredictionsError("a rank correlation needs three known errors")
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(scores[known], errors_mm[known]).statistic)
+
+
+@dataclass(frozen=True)
+class FlagQuality:
+    """How well a flag finds failures.
+
+    Attributes:
+        precision: Share of flagged predictions that are failures; NaN if none is flagged.
+        recall: Share of failures that are flagged; NaN if there are none.
+        flagged: Number flagged.
+        failures: Number of failures.
+    """
+
+    precision: float
+    recall: float
+    flagged: int
+    failures: int
+
+
+def flag_quality(
+    errors_mm: Array, radii_mm: Array, *, failure_mm: float = 5.0, radius_mm: float = 5.0
+) -> FlagQuality:
+    """Precision and recall of flagging predictions with a large radius.
+
+    Args:
+        errors_mm: Errors; NaN where unknown, which does not count.
+        radii_mm: Radii of the same shape.
+        failure_mm: Errors above it are failures.
+        radius_mm: Radii above it are flagged.
+    """
+    known = np.isfinite(errors_mm)
+    failed, flagged = errors_mm[known] > failure_mm, radii_mm[known] > radius_mm
+    both = int((failed & flagged).sum())
+    return FlagQuality(
+        precision=both / int(flagged.sum()) if flagged.any() else math.nan,
+        recall=both / int(failed.sum()) if failed.any() else math.nan,
+        flagged=int(flagged.sum()),
+        failures=int(failed.sum()),
+    )
+
+
+# Radii that a model's doubt stands for, kept beside the run or study that they belong to.
+#
+# `calibration.json` holds what `landmarking.prediction.calibration.calibrate` found on people whom
+# no member was trained on. It names the model by its digest and serves no other.
+
 
 FILE = "calibration.json"
 

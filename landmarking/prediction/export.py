@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from landmarking.data.batches import normalise_batch
 from landmarking.errors import ConfigError
+from landmarking.files import atomic_path, not_written, write_text
 from landmarking.geometry import Array
 from landmarking.prediction.model import LandmarkModel, points_and_spread
-from landmarking.storage import atomic_path, not_written, write_text
 
 AGREE_MM = 0.01
 """An exported graph that differs from torch by more is refused."""

@@ -1,4 +1,4 @@
-"""A model in one file: weights as plain arrays, and a card that says what they are.
+"""A model in one file, and the choice of a model: the one that ships, a packed one, or own runs.
 
 A package is a zip archive with `card.json`, `reference.npy` (what histograms are matched to) and
 `members/<number>/<tensor>.npy`. Nothing in it is code, and reading it runs none. Weight matrices
@@ -13,6 +13,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.config import settings
-from landmarking.data.cache import canonical_json
 from landmarking.errors import ConfigError, LandmarkError
+from landmarking.files import DAMAGED_ARCHIVE, atomic_path, not_written, parse_json
 from landmarking.geometry import Array
 from landmarking.imaging.intensity import Reference
 from landmarking.imaging.pipeline import PreprocessSettings, template_slice
 from landmarking.landmarks import landmark_set
 from landmarking.prediction.calibration import from_plain, to_plain
-from landmarking.prediction.model import LandmarkModel, Member
-from landmarking.prediction.runs import build_member
-from landmarking.storage import DAMAGED_ARCHIVE, atomic_path, not_written, parse_json
+from landmarking.prediction.model import LandmarkModel, Member, build_member, model_from_runs
+from landmarking.preparation.cache import canonical_json
 
 FORMAT = 1
 SUFFIX = ".zip"
@@ -212,3 +212,31 @@ def _members(
         plain = {key: value for key, value in values.items() if key != "facts"}
         _refuse_functions(path, plain["network"])
         yield build_member(plain, weights, values["facts"], str(path))
+
+
+SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "default.zip"
+"""The model that comes with the package."""
+
+
+def open_model(sources: Sequence[str | Path] = ()) -> LandmarkModel:
+    """Open a model; the same one is opened once per process.
+
+    Args:
+        sources: None for the model that ships with the package; one packed model; or folders of
+            runs or of studies with runs in them.
+
+    Raises:
+        ConfigError: If there is no such model, it is damaged, or runs do not belong together.
+    """
+    return _open(tuple(str(source) for source in sources) or (str(SHIPPED),))
+
+
+@lru_cache(maxsize=2)
+def _open(sources: tuple[str, ...]) -> LandmarkModel:
+    paths = [Path(source) for source in sources]
+    packed = [path for path in paths if path.suffix == SUFFIX]
+    if packed and len(paths) > 1:
+        raise ConfigError(f"{packed[0]}: a packed model is used alone; give it as the only one")
+    if packed:
+        return read_package(packed[0])
+    return model_from_runs(paths)

@@ -5,8 +5,8 @@ import pytest
 
 from landmarking.benchmarks.phantom import run, statistics_table
 from landmarking.benchmarks.phantom_pictures import gradient_spectrum
-from landmarking.cohort.shape_model import load_shape_model
 from landmarking.errors import ConfigError
+from landmarking.phantom.shape import load_shape_model
 
 
 def samples(count, seed):

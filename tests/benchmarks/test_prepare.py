@@ -1,7 +1,7 @@
 import pytest
 
 from landmarking.benchmarks.prepare import Timing, opening, report
-from landmarking.cohort.bids import Cohort, ScanRecord
+from landmarking.cohort.records import Cohort, ScanRecord
 
 
 def test_the_report_gives_seconds_a_scan_and_their_ratio(tmp_path):

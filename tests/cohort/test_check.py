@@ -2,10 +2,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from landmarking.cohort.bids import landmark_path, scan_path
-from landmarking.cohort.bids_tree import read_cohort
+from landmarking.cohort.bids import gather, landmark_path, main, read_cohort, scan_path
 from landmarking.cohort.check import check_cohort
-from landmarking.cohort.gather import gather, main
 from landmarking.errors import CohortError, LandmarkError
 from landmarking.landmarks import landmark_set, write_fcsv, write_markups
 

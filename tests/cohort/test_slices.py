@@ -2,12 +2,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from landmarking.cohort.slices import (
-    read_slice_image,
-    read_slice_points,
-    read_slices,
-    slice_geometry,
-)
+from landmarking.cohort.slices import cut_geometry, read_slice_image, read_slice_points, read_slices
 from landmarking.errors import CohortError, LandmarkError
 from landmarking.landmarks import landmark_set
 
@@ -79,7 +74,7 @@ def test_wrong_points_are_refused(tmp_path, text):
 
 
 def test_the_geometry_is_the_common_grid():
-    geometry = slice_geometry(256)
+    geometry = cut_geometry(256)
     assert geometry.to_world([112.0, 120.0]) == pytest.approx([0.0, 0.0, 0.0])
     assert geometry.to_world([0.0, 0.0]) == pytest.approx([0.0, 112.0, 120.0])
     assert geometry.plane.normal == pytest.approx([-1.0, 0.0, 0.0])

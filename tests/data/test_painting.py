@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from landmarking.data.chance import Chance
 from landmarking.data.painting import HistogramMatcher, PaintSettings, blurred, paint
-from landmarking.data.template_people import PeopleSettings, TemplatePeople
-from landmarking.data.template_slab import CHANNELS, MARGIN_PX, load_slab
+from landmarking.data.people import CHANNELS, MARGIN_PX, PeopleSettings, TemplatePeople, load_slab
+from landmarking.data.warp import Chance
 from landmarking.errors import ConfigError
 from landmarking.imaging.intensity import match_histogram
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference, template_slice

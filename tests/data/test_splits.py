@@ -1,15 +1,30 @@
-"""Splits: nobody on both sides, the same for the same seed, and back from the file."""
-
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landmarking.data.splits import Split, read_split, split_by_person, split_units, write_split
+from landmarking.data.splits import (
+    AdaptConfig,
+    Split,
+    adapted,
+    choose_people,
+    read_split,
+    split_by_person,
+    split_units,
+    write_split,
+)
 from landmarking.errors import CohortError, ConfigError
+from landmarking.landmarks import landmark_set
+from landmarking.preparation.prepared import PreparedCohort, SliceRecord
+
+# Splits: nobody on both sides, the same for the same seed, and back from the file.
+
 
 people = st.lists(st.integers(0, 50).map("sub-{}".format), min_size=2, max_size=80)
 
@@ -84,3 +99,95 @@ def test_a_split_that_was_changed_is_refused(tmp_path):
     path.write_text(path.read_text().replace("sub-02", "sub-04"))
     with pytest.raises(CohortError, match=r"was changed after it was written.*restore it"):
         read_split(path)
+
+
+# Folds by person: nobody is learnt from and tested on.
+
+
+def cohort(people: int = 12, scans_each: int = 2) -> PreparedCohort:
+    records = [SliceRecord(f"sub-t{i}", f"sub-t{i}", None, "train") for i in range(4)]
+    records += [
+        SliceRecord(f"sub-d{i}_ses-{scan}", f"sub-d{i}", str(scan), "DS")
+        for i in range(people)
+        for scan in range(scans_each)
+    ]
+    count = len(records)
+    numbers = np.arange(count, dtype=np.float32)
+    return PreparedCohort(
+        folder=Path("nowhere"),
+        name="stand-in",
+        simulated=True,
+        digest="0" * 64,
+        landmarks=landmark_set("msp8"),
+        images=np.broadcast_to(numbers[:, None, None], (count, 4, 4)),
+        points_px=np.broadcast_to(numbers[:, None, None].astype(float), (count, 8, 2)),
+        points_mm=np.broadcast_to(numbers[:, None, None].astype(float), (count, 8, 3)),
+        pixel_to_world=np.broadcast_to(np.eye(4), (count, 4, 4)),
+        records=tuple(records),
+        settings={},
+        tissues=np.broadcast_to(numbers[:, None, None, None].astype(np.uint8), (count, 4, 4, 4)),
+    )
+
+
+def people_of(chosen: PreparedCohort, group: str) -> set[str]:
+    return {r.participant_id for r in chosen.records if r.group == group}
+
+
+@pytest.mark.parametrize("people", [0, 3, 8])
+def test_nobody_is_learnt_from_and_tested_on_and_all_are_tested_once(people: int) -> None:
+    tested: list[str] = []
+    for fold in range(4):
+        chosen = adapted(cohort(), AdaptConfig("DS", people=people, fold=fold, folds=4))
+        assert len(people_of(chosen, "DS-adapt")) == people
+        assert not people_of(chosen, "DS-adapt") & people_of(chosen, "DS")
+        assert people_of(chosen, "train") == {f"sub-t{i}" for i in range(4)}
+        tested += sorted(people_of(chosen, "DS"))
+    assert sorted(tested) == sorted(f"sub-d{i}" for i in range(12))
+
+
+def test_slices_and_points_go_with_their_records() -> None:
+    whole = cohort()
+    chosen = adapted(whole, AdaptConfig("DS", people=3))
+    numbers = {record.scan_id: index for index, record in enumerate(whole.records)}
+    expected = [numbers[record.scan_id] for record in chosen.records]
+    assert chosen.images[:, 0, 0].tolist() == expected
+    assert chosen.points_px[:, 0, 0].tolist() == expected
+    assert chosen.points_mm[:, 0, 0].tolist() == expected
+    assert chosen.tissues is not None
+    assert chosen.tissues[:, 0, 0, 0].tolist() == expected
+
+
+def test_more_people_include_the_fewer() -> None:
+    names = [f"sub-{i}" for i in range(30)]
+    few, _ = choose_people(names, AdaptConfig("DS", people=5))
+    many, _ = choose_people(names[::-1], AdaptConfig("DS", people=20))
+    assert many[:5] == few
+
+
+def test_no_group_changes_nothing() -> None:
+    whole = cohort()
+    assert adapted(whole, AdaptConfig()) is whole
+
+
+def test_a_person_in_two_groups_is_refused() -> None:
+    whole = cohort()
+    shared = replace(whole.records[0], participant_id="sub-d0")
+    mixed = replace(whole, records=(shared, *whole.records[1:]))
+    names = [f"sub-d{i}" for i in range(12)]
+    fold = next(n for n in range(4) if "sub-d0" in choose_people(names, folds4(n))[1])
+    with pytest.raises(CohortError, match="sub-d0"):
+        adapted(mixed, folds4(fold))
+
+
+def folds4(fold: int) -> AdaptConfig:
+    return AdaptConfig("DS", people=2, fold=fold, folds=4)
+
+
+def test_too_few_people_are_refused() -> None:
+    with pytest.raises(CohortError, match=r"12 people, 9 of them outside fold 0 of 4; 10 were"):
+        adapted(cohort(), AdaptConfig("DS", people=10, folds=4))
+
+
+def test_a_fold_out_of_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"adapt.fold from 0"):
+        AdaptConfig("DS", fold=5, folds=5)

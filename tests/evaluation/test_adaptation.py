@@ -11,9 +11,9 @@ from landmarking.evaluation.adaptation import (
     adaptation_curve,
     adaptation_table,
 )
+from landmarking.evaluation.charts import house_style
 from landmarking.evaluation.report import ReportConfig, run_report
-from landmarking.evaluation.runs import load_study
-from landmarking.evaluation.style import house_style
+from landmarking.evaluation.study import load_study
 
 PEOPLE = 6
 

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from landmarking.evaluation.charts import house_style
 from landmarking.evaluation.pictures import (
     ellipse_axes,
     error_ellipses,
     examples,
     landmark_figure,
+    template_positions_px,
+    template_slice,
     worst_prediction,
 )
-from landmarking.evaluation.runs import load_study
-from landmarking.evaluation.style import house_style
-from landmarking.evaluation.template_slice import template_positions_px, template_slice
+from landmarking.evaluation.study import load_study
 
 NAMES = ("AC", "PC", "GENU")
 

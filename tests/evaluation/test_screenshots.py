@@ -9,8 +9,7 @@ import pytest
 
 from landmarking.errors import ConfigError, LandmarkingError
 from landmarking.evaluation import screenshots
-from landmarking.evaluation.browser import find_chromium
-from landmarking.evaluation.screenshots import ScreenshotsConfig, take_screenshots
+from landmarking.evaluation.screenshots import ScreenshotsConfig, find_chromium, take_screenshots
 
 needs_chromium = pytest.mark.skipif(
     find_chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from landmarking.config import PROJECT
-from landmarking.data.stage_keys import key_settings
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.preparation.cache import key_settings
 
 
 def test_two_processes_leave_the_files_and_the_result_of_one(make_cohort, tmp_path):

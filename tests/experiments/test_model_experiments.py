@@ -9,12 +9,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from landmarking.benchmarks.augment import shipped
-from landmarking.command_line import register
 from landmarking.config import PROJECT, settings
 from landmarking.errors import ConfigError
 from landmarking.evaluation.predictions import read_predictions
-from landmarking.training import run_training
-from landmarking.training_config import TrainingConfig
+from landmarking.shells import register
+from landmarking.training.settings import TrainingConfig
+from landmarking.training.train import run_training
 
 NAMES = ("heatmap", "heatmap_sl", "adapt_ds", "study", "study_single", "study_compute")
 

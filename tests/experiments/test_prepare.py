@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from landmarking.config import PROJECT, settings
-from landmarking.data.prepared import load_prepared
 from landmarking.errors import CohortError, ConfigError
 from landmarking.imaging.pipeline import PreprocessSettings, template_slice
 from landmarking.landmarks import landmark_set
-from landmarking.prepare_command import PrepareConfig, run_preparation
+from landmarking.preparation.prepare import PrepareConfig, run_preparation
+from landmarking.preparation.prepared import load_prepared
 
 SHELL = PROJECT / "experiments" / "prepare.py"
 NAMES = landmark_set("msp8").names
@@ -141,8 +141,8 @@ def test_every_landmark_configuration_composes(name):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from landmarking.command_line import register
-    from landmarking.preparation import LandmarksConfig
+    from landmarking.preparation.prepare import LandmarksConfig
+    from landmarking.shells import register
 
     register("prepare")
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):

@@ -16,12 +16,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from landmarking.command_line import register
 from landmarking.config import settings
 from landmarking.data import datamodule
 from landmarking.errors import ConfigError
 from landmarking.evaluation.predictions import read_predictions
-from landmarking.training import TrainingConfig, run_training
+from landmarking.shells import register
+from landmarking.training.settings import TrainingConfig
+from landmarking.training.train import run_training
 
 PROJECT = Path(__file__).parents[2]
 SHELL = PROJECT / "experiments" / "train.py"

@@ -12,14 +12,7 @@ from pathlib import Path
 
 from harm import damage, mended
 from sandbox import Box
-from starts import (
-    Trouble,
-    fail,
-    file_limit,
-    send,
-    skewed_clock,
-    without_privilege,
-)
+from starts import Trouble, fail, file_limit, send, skewed_clock, without_privilege
 from trial import Bench, Fault
 
 STARTING_FROM = {

@@ -13,14 +13,13 @@ import numpy as np
 from matplotlib.image import imsave
 from mutations import Target
 
-from landmarking.cohort.bids_tree import read_cohort
+from landmarking.cohort.bids import read_cohort
 from landmarking.cohort.slices import read_slice_image, read_slice_points, read_slices
-from landmarking.data.cache import Entry, FileDigests, StageCache, stage_key
-from landmarking.data.carried import pack_prepared, unpack_prepared
-from landmarking.data.prepared import IMAGES, load_prepared
-from landmarking.data.prepared_files import FORMAT, INDEX
 from landmarking.imaging.scan import load_scan
 from landmarking.landmarks import landmark_set, read_landmarks, write_fcsv, write_markups
+from landmarking.preparation.cache import Entry, FileDigests, StageCache, stage_key
+from landmarking.preparation.portable import pack_prepared, unpack_prepared
+from landmarking.preparation.prepared import FORMAT, IMAGES, INDEX, load_prepared
 
 MSP8 = landmark_set("msp8")
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])

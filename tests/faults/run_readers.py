@@ -18,12 +18,12 @@ from readers import in_place, zipped
 from landmarking.config import settings
 from landmarking.data.splits import read_split
 from landmarking.evaluation.predictions import read_predictions
-from landmarking.evaluation.runs import Run, load_study
+from landmarking.evaluation.study import Run, load_study
+from landmarking.prediction.model import model_from_runs
 from landmarking.prediction.package import read_package, write_package
-from landmarking.prediction.runs import model_from_runs
-from landmarking.run_folder import RunFolder
-from landmarking.training_config import TrainingConfig
-from landmarking.transfer import load_model, read_run_config
+from landmarking.runs import RunFolder
+from landmarking.training.evaluate import load_model, read_run_config
+from landmarking.training.settings import TrainingConfig
 
 
 def run_targets(run: Path, work: Path) -> Iterator[Target]:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIMIT_S = 900.0
-INSTALLED = "landmarking.prediction.command"
+INSTALLED = "landmarking.cli"
 """Module of the command that is installed, of which `predict` is a part."""
 
 
@@ -77,13 +77,12 @@ def warm_up() -> None:
     import rich.progress  # noqa: F401
     import torch
 
+    import landmarking.commands
     import landmarking.evaluation.report
-    import landmarking.prediction.picture
-    import landmarking.prediction.predict_command
-    import landmarking.prediction.predictor
-    import landmarking.prepare_command
-    import landmarking.training
-    import landmarking.transfer  # noqa: F401
+    import landmarking.prediction.outputs
+    import landmarking.prediction.predict
+    import landmarking.preparation.prepare
+    import landmarking.training.evaluate  # noqa: F401
 
     torch.set_num_threads(1)
 

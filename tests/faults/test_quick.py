@@ -16,8 +16,8 @@ from run_readers import run_targets
 from sandbox import Box
 from trial import Bench, Fault, says_way_out
 
-from landmarking.data.stage_keys import key_settings
 from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.preparation.cache import key_settings
 
 if not hasattr(__import__("os"), "fork"):
     pytest.skip("needs fork", allow_module_level=True)

@@ -7,9 +7,8 @@ import pytest
 from scipy import ndimage
 
 from landmarking.geometry import apply_affine
-from landmarking.imaging.pyramid import block_average
 from landmarking.imaging.scan import Scan
-from landmarking.imaging.template import load_template
+from landmarking.imaging.template import block_average, load_template
 
 SPACING_MM = 3.0
 

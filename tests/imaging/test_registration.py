@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from landmarking.errors import ConfigError
 from landmarking.geometry import apply_affine, rigid_matrix
-from landmarking.imaging.orientation import to_pil
 from landmarking.imaging.registration import CENTRE_MM, nearest_rigid, register
-from landmarking.imaging.scan import Scan
+from landmarking.imaging.scan import Scan, to_pil
 from landmarking.landmarks import landmark_set
 
 LANDMARKS_MM = landmark_set("msp8").template_mm

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from landmarking.errors import ConfigError
 from landmarking.models.build import build_network
-from landmarking.models.expectation import ExpectationNetwork
+from landmarking.models.heatmap import ExpectationNetwork
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 SIZE = (31, 42)

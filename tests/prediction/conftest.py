@@ -12,17 +12,15 @@ import pytest
 import torch
 import yaml
 
-from landmarking.checkpoints import save_model
 from landmarking.geometry import LEFT, Plane
 from landmarking.imaging.midsagittal import MidsagittalPlane
-from landmarking.imaging.pyramid import block_average
 from landmarking.imaging.registration import Registration
-from landmarking.imaging.template import load_template
+from landmarking.imaging.template import block_average, load_template
 from landmarking.landmarks import landmark_set
+from landmarking.models.build import save_model
 from landmarking.models.module import LandmarkModule
-from landmarking.prediction import predictor
-from landmarking.prediction.model import LandmarkModel
-from landmarking.prediction.runs import model_from_runs
+from landmarking.prediction import predict
+from landmarking.prediction.model import LandmarkModel, model_from_runs
 
 NAMES = landmark_set("msp8").names
 HEATMAP = {
@@ -191,6 +189,6 @@ def known_stages() -> Iterator[None]:
     registration = Registration(np.eye(4), 0.9, True, "rigid")
     plane = MidsagittalPlane(Plane(LEFT, 0.0), 0.9, 0.05, np.zeros(3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor, "register_stage", lambda *_: registration)
-        patch.setattr(predictor, "plane_stage", lambda *_: plane)
+        patch.setattr(predict, "register_stage", lambda *_: registration)
+        patch.setattr(predict, "plane_stage", lambda *_: plane)
         yield

@@ -10,7 +10,7 @@ import torch
 from landmarking.errors import ConfigError
 from landmarking.prediction import export
 from landmarking.prediction.export import SliceToPoints, export_model
-from landmarking.prediction.runs import model_from_runs
+from landmarking.prediction.model import model_from_runs
 
 IMAGES = np.random.default_rng(1).normal(5.0, 2.0, (2, 150, 150)).astype(np.float32)
 

@@ -11,11 +11,16 @@ import pytest
 from torch import nn
 
 from landmarking.errors import ConfigError
-from landmarking.evaluation.confidence import Calibration
 from landmarking.geometry import Array
-from landmarking.prediction.models import SHIPPED, open_model
-from landmarking.prediction.package import read_card, read_package, write_package
-from landmarking.prediction.runs import model_from_runs
+from landmarking.prediction.calibration import Calibration
+from landmarking.prediction.model import model_from_runs
+from landmarking.prediction.package import (
+    SHIPPED,
+    open_model,
+    read_card,
+    read_package,
+    write_package,
+)
 
 IMAGES: Array = np.random.default_rng(2).normal(5.0, 2.0, (2, 150, 150)).astype(np.float32)
 

@@ -1,22 +1,22 @@
-"""Radii from people whom no run has learnt from, and a card made from what is on disk."""
-
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from landmarking.data.prepared import SliceRecord, save_prepared
 from landmarking.data.splits import Split, write_split
-from landmarking.data.stage_keys import key_settings
-from landmarking.errors import ConfigError
+from landmarking.errors import ConfigError, LandmarkError
 from landmarking.geometry import SliceGeometry
-from landmarking.landmarks import landmark_set
-from landmarking.prediction.card import card_page, card_text, describe
-from landmarking.prediction.packing import Packing, pack
-from landmarking.prediction.predictor import scores
-from landmarking.prediction.runs import model_from_runs
-from landmarking.prediction.scoring import calibrate_runs, score
+from landmarking.landmarks import landmark_set, write_fcsv
+from landmarking.prediction.model import model_from_runs
+from landmarking.prediction.packing import Packing, card_page, card_text, describe, pack
+from landmarking.prediction.predict import scores
+from landmarking.prediction.scoring import calibrate_runs, compare, comparison_text, score
+from landmarking.preparation.cache import key_settings
+from landmarking.preparation.prepared import SliceRecord, save_prepared
+
+# Radii from people whom no run has learnt from, and a card made from what is on disk.
+
 
 PIXEL_TO_WORLD = np.array([[0, 0, -1.0, 0], [-1, 0, 0, 62], [0, -1, 0, 70], [0, 0, 0, 1.0]])
 OFFSETS_MM = np.linspace(0.5, 3.0, 26)
@@ -123,3 +123,46 @@ def test_the_card_states_what_was_measured_on_people_not_learnt_from(study, coho
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:5] == ["known (simulated)", "HS", "all", "32", "1.50"]
     assert "6 people trained on" in page
+
+
+# Errors in the plane and in space, against numbers worked out by hand.
+
+
+# The plane is x = 0.
+RECORD = {
+    "name": "head",
+    "slice": {
+        "pixel_to_world": [[0, 0, -1.0, 0], [-1, 0, 0, 75], [0, -1, 0, 75], [0, 0, 0, 1.0]],
+        "shape": [150, 150],
+    },
+    "landmarks": [
+        {"name": "AC", "world_mm": [0.0, 3.0, 0.0], "radius_mm": 2.0},
+        {"name": "PC", "world_mm": [0.0, -24.0, 0.0], "radius_mm": None},
+    ],
+}
+
+
+def test_the_distance_off_the_plane_counts_in_space_only(tmp_path):
+    truth = tmp_path / "truth.fcsv"
+    write_fcsv(truth, {"AC": np.array([12.0, 0.0, 4.0]), "GENU": np.zeros(3)})
+    (error,) = compare(RECORD, truth)
+    assert (error.scan, error.landmark, error.radius_mm) == ("head", "AC", 2.0)
+    assert error.in_plane_mm == pytest.approx(5.0)
+    assert error.distance_mm == pytest.approx(13.0)
+
+
+def test_the_text_has_means_by_scan_and_of_all(tmp_path):
+    truth = tmp_path / "truth.fcsv"
+    write_fcsv(truth, {"AC": np.array([0.0, 3.0, 1.0]), "PC": np.array([0.0, -24.0, 3.0])})
+    errors = compare(RECORD, truth) + compare({**RECORD, "name": "other"}, truth)
+    lines = [line.split() for line in comparison_text(errors).splitlines()]
+    assert lines[1] == ["head", "AC", "1.00", "1.00", "2.00"]
+    assert lines[3] == ["head", "mean", "2.00", "2.00"]
+    assert lines[-1] == ["all", "mean", "2.00", "2.00"]
+
+
+def test_truth_without_a_landmark_in_common_is_refused(tmp_path):
+    truth = tmp_path / "truth.fcsv"
+    write_fcsv(truth, {"GENU": np.zeros(3)})
+    with pytest.raises(LandmarkError, match="none of AC, PC is in it"):
+        compare(RECORD, truth)

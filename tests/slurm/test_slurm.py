@@ -13,8 +13,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from landmarking.data.stage_keys import key_settings
 from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.preparation.cache import key_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 NODE = Path(__file__).with_name("node.sh")

@@ -15,22 +15,19 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-from landmarking.callbacks import ProgressBar
 from landmarking.config import PROJECT, settings
 from landmarking.data.datamodule import LandmarkDataModule
 from landmarking.errors import ConfigError
 from landmarking.evaluation.metrics import radial_error_mm, sdr
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.models.coordinate_cnn import CoordinateCNN
-from landmarking.models.losses import multi_landmark_loss
-from landmarking.models.module import LandmarkModule, predict_points
-from landmarking.models.radial_error import RadialErrors
-from landmarking.models.schedule import Schedule
-from landmarking.quiet import quiet
-from landmarking.results import cohort_images
-from landmarking.run_folder import RunFolder, State
-from landmarking.training import TrainingConfig, launched_rank, run_training
-from landmarking.training_config import TrainerConfig
+from landmarking.models.losses import RadialErrors, multi_landmark_loss
+from landmarking.models.module import LandmarkModule, Schedule, predict_points
+from landmarking.runs import RunFolder, State
+from landmarking.training.callbacks import ProgressBar
+from landmarking.training.evaluate import cohort_images
+from landmarking.training.settings import TrainerConfig, TrainingConfig
+from landmarking.training.train import launched_rank, quiet, run_training
 
 NETWORK = partial(CoordinateCNN, channels=[4, 8], hidden=[16], initialisation="kaiming", pools=2)
 

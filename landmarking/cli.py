@@ -1,0 +1,251 @@
+"""The installed command `landmarking`: parses, and leaves the work to modules loaded when needed.
+
+Exit status: 0 all done; 1 a scan failed and the others are done (or a comparison has no landmark in
+common); 2 nothing was done: wrong arguments, no such model, a folder that cannot be written; 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TypeAlias
+
+STARTED = time.perf_counter()
+"""When the command began, for the time of starting up."""
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+EPILOG = """exit status:
+  0    everything was done
+  1    a scan failed; the others are done, and the summary says what failed and why
+  2    nothing was done: wrong arguments, no such model, a folder that cannot be written
+  130  interrupted; what is finished stays, and the same command goes on from there
+"""
+
+_PREDICT = """Find the landmarks of T1 scans. For each scan: <name>_landmarks.mrk.json (3D Slicer),
+<name>_landmarks.fcsv, <name>_qc.png and <name>_prediction.json; for all of them landmarks.csv.
+Positions are world mm of the scan. Finished scans of the same bytes and model are skipped."""
+
+_CALIBRATE = """Find the radius that holds the truth with 90 % probability. Errors of people whom no
+run has learnt from are divided by the model's doubt (split-conformal); the factors are kept in
+RUN_DIR/calibration.json, which predict and pack take from there."""
+
+_PACK = """Pack trained runs into one file that predict takes. The weights are kept with 16 bits,
+and the card is made from the runs' own files and from the cohorts given with --evaluate."""
+
+
+_MSP = """Find the mid-sagittal plane of T1 scans. For each scan: <name>_msp.mrk.json (a plane for
+3D Slicer), <name>_msp.json (plane, matrices and figures), <name>_aligned.nii.gz (the scan with the
+plane as its middle layer) and <name>_slice.nii.gz (the mid-sagittal slice). Both images lie in the
+scan's own world, so that a viewer overlays them."""
+
+
+_EXPORT = """Write a model as a graph for other programs: .pt2 (torch.export) or .onnx. What is read
+back is checked against torch within 0.01 mm; a .json beside it says how slices are made."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What was typed after `landmarking`; by default that of this process.
+
+    Returns:
+        The exit status.
+    """
+    options = parser().parse_args(arguments)
+    from landmarking.errors import LandmarkingError
+
+    try:
+        run = getattr(import_module("landmarking.commands"), options.run)
+        return int(run(options))
+    except LandmarkingError as error:
+        sys.stderr.write(f"landmarking: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("landmarking: interrupted; the same command goes on from here\n")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, such as `landmarking info | head`.
+        sys.stderr.close()
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    top = argparse.ArgumentParser(
+        prog="landmarking",
+        description="Anatomical landmarks on the mid-sagittal plane of T1 brain MRI.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_predict(commands)
+    _add_msp(commands)
+    _add_compare(commands)
+    _add_info(commands)
+    _add_calibrate(commands)
+    _add_pack(commands)
+    _add_export(commands)
+    return top
+
+
+def _version() -> str:
+    from landmarking import __version__
+
+    return __version__
+
+
+def _command(commands: Commands, name: str, text: str, run: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=text.split(". ")[0].rstrip(".").replace("%", "%%"),
+        description=text,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_predict(commands: Commands) -> None:
+    command = _command(commands, "predict", _PREDICT, "run_predict")
+    _add_scans(command)
+    _add_model(command)
+    command.add_argument(
+        "--no-picture", action="store_true", help="draw no <name>_qc.png (saves a second a scan)"
+    )
+    command.add_argument(
+        "--truth",
+        nargs="+",
+        metavar="FILE",
+        default=(),
+        help="landmark files (.mrk.json, .fcsv), one a scan in the same order: print errors in mm",
+    )
+
+
+def _add_info(commands: Commands) -> None:
+    text = "Say what a model is: networks, training, landmarks, accuracy, limits."
+    command = _command(commands, "info", text, "info")
+    command.add_argument(
+        "model", nargs="*", metavar="MODEL", help="as predict's --model (default: what ships)"
+    )
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON object")
+    how.add_argument("--markdown", action="store_true", help="print the model card as a page")
+
+
+def _add_calibrate(commands: Commands) -> None:
+    command = _command(commands, "calibrate", _CALIBRATE, "calibrate")
+    command.add_argument("run_folder", metavar="RUN_DIR", help="a run, or a study of one model")
+    command.add_argument(
+        "--on", required=True, metavar="DIR", help="prepared cohort, outputs/prepared/<name>-..."
+    )
+    command.add_argument(
+        "--groups", nargs="+", default=(), metavar="GROUP", help="default: those trained on"
+    )
+    command.add_argument("--coverage", type=float, default=0.9, help="default 0.9")
+
+
+def _add_pack(commands: Commands) -> None:
+    command = _command(commands, "pack", _PACK, "pack")
+    command.add_argument("runs", nargs="+", metavar="RUN_DIR", help="runs, or studies of runs")
+    command.add_argument("-o", "--output", required=True, metavar="FILE.zip", help="file to write")
+    command.add_argument("--name", required=True, help="what reports call the model")
+    command.add_argument(
+        "--evaluate",
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        help="prepared cohorts with truth; their errors become the card's accuracy",
+    )
+    command.add_argument("--note", default="", help="a sentence on what it was trained on")
+    command.add_argument("--licence", default="MIT", help="of the weights (default MIT)")
+    command.add_argument("--card", metavar="FILE.md", help="also write the model card as a page")
+
+
+def _add_msp(commands: Commands) -> None:
+    command = _command(commands, "msp", _MSP, "run_msp")
+    _add_scans(command)
+    command.add_argument(
+        "--spacing", type=float, default=1.0, metavar="MM", help="voxel size (default 1)"
+    )
+    command.add_argument("--no-images", action="store_true", help="write the plane alone")
+
+
+def _add_export(commands: Commands) -> None:
+    command = _command(commands, "export", _EXPORT, "export")
+    command.add_argument(
+        "model", nargs="*", metavar="MODEL", help="as predict's --model (default: what ships)"
+    )
+    command.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="file ending in .pt2 or .onnx"
+    )
+
+
+def _add_compare(commands: Commands) -> None:
+    text = "Compare predictions with truth, in mm. Within the plane that was found, and in space."
+    command = _command(commands, "compare", text, "run_compare")
+    command.add_argument(
+        "files",
+        nargs="+",
+        metavar="RESULT TRUTH",
+        help="pairs of a <name>_prediction.json and a landmark file (.mrk.json, .fcsv)",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_scans(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "scans", nargs="+", metavar="SCAN", help=".nii or .nii.gz file, folder, or BIDS tree"
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder of the results, made if need be",
+    )
+    command.add_argument(
+        "--bids", action="store_true", help="the input is a BIDS tree; write BIDS derivatives"
+    )
+    command.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes (default 1)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="do finished scans again")
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object for machines, nothing else"
+    )
+    command.add_argument(
+        "--timing", action="store_true", help="print seconds by stage, start-up and memory"
+    )
+    command.add_argument(
+        "--quiet", action="store_true", help="no progress bar, print failures only"
+    )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        nargs="+",
+        default=(),
+        metavar="MODEL",
+        help="a packed model (.zip), or folders of your own runs; the runs of a single-landmark "
+        "sweep are pooled, those of several seeds averaged (default: the model that ships)",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, found {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Figures of a slice for quality control, and fixed rules that say what a person should look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landmarking.geometry import Array, SliceGeometry, apply_affine
+from landmarking.imaging.scan import Scan
+
+Value = float | str | bool | None
+
+LOW_MARGIN_MM = 10.0
+"""Landmarks closer than this to the border of the crop are flagged."""
+
+
+def landmark_figures(
+    geometry: SliceGeometry, points_mm: Array, template_mm: Array, names: Sequence[str]
+) -> dict[str, Value]:
+    """How the true landmarks of a scan lie to its slice.
+
+    Args:
+        geometry: Where the slice lies.
+        points_mm: World RAS mm, shape (L, 3), NaN where missing.
+        template_mm: The same landmarks on the template, shape (L, 3); its plane is x = 0.
+        names: Their names.
+
+    Returns:
+        Number of landmarks, the largest and mean distance from where they should lie to the plane
+        (for midline landmarks: from the plane), and the smallest distance from the crop's border;
+        None where no landmark is known.
+    """
+    known = np.isfinite(points_mm).all(axis=1)
+    figures: dict[str, Value] = {"landmarks": float(known.sum())}
+    if not known.any():
+        return {
+            **figures,
+            "off_plane_max_mm": None,
+            "off_plane_landmark": None,
+            "off_plane_mean_mm": None,
+            "crop_margin_mm": None,
+        }
+    off = np.abs(off_plane_mm(geometry, points_mm, template_mm))
+    worst = int(np.nanargmax(off))
+    return {
+        **figures,
+        "off_plane_max_mm": float(off[worst]),
+        "off_plane_landmark": names[worst],
+        "off_plane_mean_mm": float(np.nanmean(off)),
+        "crop_margin_mm": float(np.nanmin(crop_margin_mm(geometry, points_mm))),
+    }
+
+
+def off_plane_mm(geometry: SliceGeometry, points_mm: Array, template_mm: Array) -> Array:
+    """Signed distance to the left of where the template has each landmark, shape (L,).
+
+    For landmarks of the midline that is the distance from the slice, within the 0.4 mm that they
+    are off the template's plane; the others are compared with their own side.
+    """
+    expected = np.where(np.abs(template_mm[:, 0]) < 2.0, 0.0, -template_mm[:, 0])
+    return np.asarray(geometry.distance_mm(points_mm) - expected)
+
+
+def crop_margin_mm(geometry: SliceGeometry, points_mm: Array) -> Array:
+    """Distance of landmarks from the border of the slice in mm, shape (L,), negative outside."""
+    rows, columns = geometry.shape
+    x, y = np.moveaxis(geometry.to_pixel(points_mm), -1, 0)
+    step_x, step_y = np.linalg.norm(geometry.pixel_to_world[:3, :2], axis=0)
+    # Pixels reach half a step beyond their centres.
+    across = np.minimum(x + 0.5, columns - 0.5 - x) * step_x
+    along = np.minimum(y + 0.5, rows - 0.5 - y) * step_y
+    return np.asarray(np.minimum(across, along))
+
+
+def intensity_figures(
+    raw: NDArray[np.float32],
+    matched: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+) -> dict[str, float]:
+    """Intensity statistics of a slice.
+
+    Args:
+        raw: Slice as resampled, shape (H, W).
+        matched: The same after histogram matching, shape (H, W).
+        reference: Slice that it was matched to, shape (H, W); of a mean reference any shape.
+        brain: Where the brain of a slice is, shape (H, W).
+
+    Returns:
+        Mean, standard deviation and percentiles of the raw slice in the scan's own units; its
+        relative variation (SD over mean); the correlation with the reference within the brain,
+        where the reference is a slice.
+    """
+    low, middle, high = np.percentile(raw, [1, 50, 99])
+    mean, deviation = float(raw.mean(dtype=np.float64)), float(raw.std(dtype=np.float64))
+    figures = {
+        "raw_mean": mean,
+        "raw_sd": deviation,
+        "raw_p01": float(low),
+        "raw_p50": float(middle),
+        "raw_p99": float(high),
+        "raw_variation": deviation / mean if mean > 0.0 else float("nan"),
+    }
+    if matched.shape == reference.shape == brain.shape:
+        figures["reference_correlation"] = _correlation(matched[brain], reference[brain])
+    return figures
+
+
+def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    if first.size == 0:
+        return float("nan")
+    a, b = (image.astype(np.float64) - float(image.mean()) for image in (first, second))
+    # Sums of NumPy's own, not BLAS, whose last digits follow the number of threads.
+    norm = float(np.sqrt(np.sum(a * a) * np.sum(b * b)))
+    return float(np.sum(a * b)) / norm if norm > 0.0 else float("nan")
+
+
+def outside_share(geometry: SliceGeometry, shape: Sequence[int], affine: Array) -> float:
+    """Share of a slice's pixels that lie outside the scan's field of view, 0 to 1.
+
+    Args:
+        geometry: Where the slice lies.
+        shape: Voxels of the scan along its three axes.
+        affine: Voxel to world RAS mm, shape (4, 4).
+    """
+    rows, columns = geometry.shape
+    y, x = np.mgrid[0:rows, 0:columns]
+    voxels = apply_affine(np.linalg.inv(affine), geometry.to_world(np.stack([x, y], axis=-1)))
+    inside = (voxels >= -0.5) & (voxels <= np.asarray(shape) - 0.5)
+    return float(1.0 - inside.all(axis=-1).mean())
+
+
+LOW_SYMMETRY = 0.6
+"""Eq. 1 at the plane below this is lower than on any head that was looked at; see docs."""
+
+LOW_SHARPNESS = 0.01
+"""A plane may move by 2 mm at the cost of less than this: it is a guess."""
+
+LARGE_DOUBT_MM = 5.0
+"""A radius (or, without calibration, a spread) above this is flagged."""
+
+
+def scan_flags(quality: Mapping[str, float | str | bool]) -> tuple[str, ...]:
+    """Reasons to look at a whole scan.
+
+    Args:
+        quality: Figures of the pipeline by name.
+    """
+    reasons = []
+    if quality.get("registration_ok") is False:
+        reasons.append(f"registration is doubtful ({_number(quality, 'registration_quality'):.2f})")
+    if _number(quality, "symmetry_score") < LOW_SYMMETRY:
+        reasons.append(f"symmetry is low ({_number(quality, 'symmetry_score'):.2f})")
+    if _number(quality, "symmetry_sharpness") < LOW_SHARPNESS:
+        reasons.append("the plane is a guess: symmetry hardly falls beside it")
+    if quality.get("notes"):
+        reasons.append(str(quality["notes"]))
+    return tuple(reasons)
+
+
+def _number(quality: Mapping[str, float | str | bool], key: str) -> float:
+    # NaN compares as false: a figure that is not known flags nothing.
+    value = quality.get(key)
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def landmark_flags(
+    scan: Scan, geometry: SliceGeometry, points_mm: Array, doubt_mm: Array, what: str
+) -> list[tuple[str, ...]]:
+    """Reasons to look at single landmarks.
+
+    Args:
+        scan: Says where voxels are.
+        geometry: Where the slice lies.
+        points_mm: World RAS mm, shape (L, 3).
+        doubt_mm: Confidence radius, or the heatmap's spread without one, shape (L,).
+        what: Which of the two, for the message.
+
+    Returns:
+        Reasons by landmark, L of them.
+    """
+    voxels = apply_affine(np.linalg.inv(scan.affine), points_mm)
+    within = (voxels >= -0.5) & (voxels <= np.array(scan.data.shape) - 0.5)
+    margins = crop_margin_mm(geometry, points_mm)
+    found = []
+    for index in range(len(points_mm)):
+        reasons = []
+        if not within[index].all():
+            reasons.append("outside the scan")
+        if margins[index] < LOW_MARGIN_MM:
+            reasons.append(f"{margins[index]:.1f} mm from the border of the slice")
+        if doubt_mm[index] > LARGE_DOUBT_MM:
+            reasons.append(f"the model is in doubt ({what} {doubt_mm[index]:.1f} mm)")
+        found.append(tuple(reasons))
+    return found

@@ -1,0 +1,150 @@
+"""Which runs may stand in one table, and how a refusal reads."""
+
+import json
+
+import numpy as np
+import pytest
+
+from landmarking.errors import PredictionsError, RunError
+from landmarking.evaluation.study import load_study
+from landmarking.files import seal
+
+TWO = {"names": ("AC", "PC"), "slices": False}
+
+
+def test_a_study_pools_finished_runs_in_the_protocols_order(make_study):
+    study = make_study(**(TWO | {"names": ("SPLE", "AC")}))
+    folder = study.write()
+    (folder / "sl-PMJ-seed0").mkdir()  # started, not finished
+
+    loaded = load_study(folder)
+
+    assert [run.name for run in loaded.runs] == ["ml-seed0", "sl-AC-seed0", "sl-SPLE-seed0"]
+    assert loaded.landmarks == ("AC", "SPLE")
+    assert len(loaded.frame) == 2 * 11 * 2
+    assert loaded.simulated
+    assert loaded.warnings == ()
+
+
+def test_one_runs_folder_is_a_study_too(make_study):
+    folder = make_study(**TWO).write()
+
+    assert [run.name for run in load_study(folder / "sl-AC-seed0").runs] == ["sl-AC-seed0"]
+
+
+def test_no_finished_run_is_said(tmp_path):
+    with pytest.raises(PredictionsError, match=r"no finished run.*train first"):
+        load_study(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        (
+            {"digest": "0ther0000000"},
+            r"different cohorts: 0ther0000000 in heat-seed0; c0ffee123456",
+        ),
+        ({"split": "0ther"}, r"train/validation splits of seed 0: 0ther in heat-seed0"),
+        ({"simulated": False}, r"different kinds of cohort .*: False in heat-seed0; True in ml"),
+        ({"names": ("AC",)}, r"different landmark sets: .*HEAT seed 0 lacks PC"),
+        ({"people": {"HS": 6}}, r"different test scans: .*HEAT seed 0 lacks sub-DS00_ses-01"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused_by_name(make_study, knobs, words):
+    folder = make_study(**TWO).write()
+    other = make_study(**(TWO | knobs), sd_px={"HEAT": 1.0})
+    other.write_run("heat-seed0", "HEAT", other.names, 0)
+
+    with pytest.raises(PredictionsError, match=words) as caught:
+        load_study(folder)
+
+    assert "allow_mixed=true" in str(caught.value)
+    mixed = load_study(folder, allow_mixed=True)
+    assert len(mixed.runs) == 4
+    assert len(mixed.warnings) == 1
+
+
+def test_an_unfinished_sweep_is_named(make_study):
+    folder = make_study(**TWO).write()
+    (folder / "sl-PC-seed0" / "predictions.csv").unlink()
+
+    with pytest.raises(PredictionsError, match="SL seed 0 lacks PC"):
+        load_study(folder)
+
+
+def test_a_finished_run_without_its_predictions_is_not_left_out(make_study):
+    folder = make_study(**TWO).write()
+    run = folder / "ml-seed0"
+    seal(run, {"predictions.csv": run / "predictions.csv"})
+    (run / "predictions.csv").unlink()
+
+    with pytest.raises(RunError, match=r"ml-seed0/predictions.csv: cannot be read.*overwrite=true"):
+        load_study(folder)
+
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()  # stopped just before the end: it will go on
+    assert {run.name for run in load_study(folder).runs} == {"sl-AC-seed0", "sl-PC-seed0"}
+
+
+def test_two_runs_of_the_same_thing_are_refused(make_study):
+    study = make_study(**TWO)
+    folder = study.write()
+    study.write_run("ml-again", "ML", study.names, 0)
+
+    with pytest.raises(
+        PredictionsError, match=r"ml-again, ml-seed0 all predict AC with ML and seed 0"
+    ):
+        load_study(folder, allow_mixed=True)
+
+
+def test_what_lies_beside_the_predictions_is_optional(make_study):
+    folder = make_study(**TWO).write()
+    for name in ("provenance.json", "config.yaml", "history.csv"):
+        (folder / "ml-seed0" / name).unlink()
+
+    run = load_study(folder).runs[0]
+
+    assert run.provenance == {}
+    assert run.config == {}
+    assert run.history is None
+    assert run.slices == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "attribute"),
+    [
+        ("provenance.json", "{", "provenance"),
+        ("provenance.json", json.dumps([1]), "provenance"),
+        ("config.yaml", "a: [", "config"),
+        ("history.csv", "", "history"),
+        ("slices.npz", "no archive", "slices"),
+    ],
+)
+def test_a_damaged_neighbour_is_named(make_study, name, content, attribute):
+    folder = make_study(**TWO).write()
+    (folder / "ml-seed0" / name).write_text(content)
+
+    with pytest.raises(PredictionsError, match=name):
+        getattr(load_study(folder).runs[0], attribute)
+
+
+def test_slices_come_from_whichever_run_has_them(make_study):
+    folder = make_study(names=("AC",)).write()
+    (folder / "ml-seed0" / "slices.npz").unlink()
+
+    slices = load_study(folder).slices
+
+    assert len(slices) == 11
+    assert all(image.shape == (150, 150) and image.dtype == np.uint8 for image in slices.values())
+
+
+def test_every_seed_has_a_split_of_its_own(make_study):
+    folder = make_study(**TWO).write()
+    make_study(**TWO, seeds=(1,), split="5eed11111111").write()
+    assert load_study(folder).warnings == ()
+    odd = make_study(**TWO, split="0dd", sd_px={"HEAT": 1.0})
+    odd.write_run("heat-seed1", "HEAT", odd.names, 1)
+    with pytest.raises(
+        PredictionsError, match=r"splits of seed 1: 0dd in heat-seed1; 5eed11111111"
+    ):
+        load_study(folder)
