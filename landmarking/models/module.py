@@ -148,7 +148,8 @@ class LandmarkModule(pl.LightningModule):
         Args:
             network: A class or partial that takes `image_size` and `mean_px`, its description, or
                 a built network; a checkpoint of the last needs it again to be loaded.
-            optimizer: A partial such as `partial(torch.optim.Adam, lr=0.005)`, the default.
+            optimizer: A partial such as `partial(torch.optim.AdamW, lr=0.002)`; by default that of
+                conf/optimizer/adam.yaml.
             schedule: A `Schedule`, by epoch (the paper's by default), or a partial of one of
                 torch's schedulers.
             loss: Of predicted and true slice pixels (B, L, 2); Eq. 3 by default, which with one
@@ -165,7 +166,7 @@ class LandmarkModule(pl.LightningModule):
         super().__init__()
         optimizer, schedule = _of_an_older_checkpoint(optimizer, schedule)
         self._network = network
-        self._optimizer = optimizer or partial(torch.optim.Adam, lr=0.005)
+        self._optimizer = optimizer or partial(torch.optim.Adam, lr=0.005, fused=True)
         self._schedule = schedule or Schedule()
         self._loss = loss
         self.channels_last = channels_last
