@@ -152,6 +152,10 @@ def one_message(name: str = "train") -> Iterator[None]:
         sys.exit(_told(str(ours) if ours else hydras_words(error, name)))
     except OSError as error:
         sys.exit(_told(refused_by_the_system(error)))
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):
+            raise
+        sys.exit(_told("GROUP=OPTION names a file of conf/GROUP, a word and no number; correct it"))
     except KeyboardInterrupt:
         sys.exit(_told(STOPPED, 128 + signal.SIGINT))
     except SystemExit as stop:
@@ -219,6 +223,12 @@ def hydras_words(error: Exception, name: str) -> str:
         where = f" ({first.partition(':')[0]})" if first.startswith("In '") else ""
         hint = _nearest(key[1], _known_keys(name), listed=False)
         return f"{key[1]}: there is no such setting{where}; {hint}{added}"
+    if key and first.startswith(f"Error merging override {key[1]}="):
+        value = first.partition("=")[2]
+        if "is not a ListConfig" in text:
+            return f"{key[1]} takes a list, found {value}; write '{key[1]}=[{value}]'"
+        why = next((line for line in text.splitlines() if line.startswith("Value ")), "")
+        return f"{key[1]}: {why or f'cannot be {value}'}; correct the value"
     if key:
         value = next((line for line in text.splitlines() if line.startswith("Value ")), first)
         return f"{key[1]}: {value}; correct the value"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from landmarking.data.augment import Augmentation, AugmentConfig, build_augmentation
 from landmarking.data.batches import DeviceBatches, EpochOrder, normalise_batch
-from landmarking.data.splits import AdaptConfig, Split, adapted, split_units
+from landmarking.data.splits import AdaptConfig, Split, adapted, refuse_overlap, split_units
 from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import PreprocessSettings
@@ -194,6 +194,7 @@ class LandmarkDataModule(pl.LightningDataModule):
 
     def _split_people(self) -> None:
         cohort = adapted(self._open(), self.adapt)
+        refuse_overlap(cohort, self.train_groups, self.test_groups)
         names = cohort.landmarks.names if self.landmark is None else (self.landmark,)
         self.columns = [cohort.landmarks.index(name) for name in names]
         self.landmarks = tuple(names)

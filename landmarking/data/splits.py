@@ -188,7 +188,7 @@ def adapted(cohort: PreparedCohort, config: AdaptConfig) -> PreparedCohort:
         The cohort without the group's people who are neither learnt from nor tested on.
 
     Raises:
-        CohortError: If the group is missing or too small, or a test person is learnt from.
+        CohortError: If the group is missing or too small.
     """
     if not config.group:
         return cohort
@@ -202,7 +202,7 @@ def adapted(cohort: PreparedCohort, config: AdaptConfig) -> PreparedCohort:
             continue
         records.append(record)
         kept.append(index)
-    result = replace(
+    return replace(
         cohort,
         images=cohort.images[kept],
         points_px=cohort.points_px[kept],
@@ -211,20 +211,49 @@ def adapted(cohort: PreparedCohort, config: AdaptConfig) -> PreparedCohort:
         records=tuple(records),
         tissues=None if cohort.tissues is None else cohort.tissues[kept],
     )
-    refuse_shared_people(result, config.group)
-    return result
 
 
-def refuse_shared_people(cohort: PreparedCohort, group: str) -> None:
-    """Make sure that nobody of a test group is in any other group.
+def refuse_overlap(
+    cohort: PreparedCohort, train_groups: Sequence[str], test_groups: Sequence[str]
+) -> None:
+    """Make sure that nobody who is tested is learnt from.
+
+    Args:
+        cohort: The prepared cohort.
+        train_groups: Groups that are learnt from.
+        test_groups: Groups that are tested on; those that the cohort lacks count for nobody.
 
     Raises:
-        CohortError: If somebody is, with the names.
+        CohortError: If a group is in both lists, or a person in groups of both.
     """
-    tested = {r.participant_id for r in cohort.records if r.group == group}
-    others = {r.participant_id for r in cohort.records if r.group != group}
-    if tested & others:
+    if both := [group for group in test_groups if group in train_groups]:
         raise CohortError(
-            f"cohort {cohort.name}: {', '.join(sorted(tested & others))} of test group {group} "
-            "also in another group; give a person one group in participants.tsv"
+            f"cohort {cohort.name}: {', '.join(both)} is in both cohort.train_groups and "
+            "cohort.test_groups, so its people would be tested on what was learnt from them; "
+            "take it out of one"
         )
+    tested = {r.participant_id for r in cohort.records if r.group in test_groups}
+    learnt = {r.participant_id for r in cohort.records if r.group in train_groups}
+    if tested & learnt:
+        raise CohortError(
+            f"cohort {cohort.name}: {named(tested & learnt)} in a training group and in a test "
+            "group; give a person one group in participants.tsv"
+        )
+
+
+def people_learnt_from(split: Split, cohort: PreparedCohort) -> set[str]:
+    """Participant ids of a cohort that a split of it trains on or validates by."""
+    units = {*split.train, *split.validation}
+    by_person = split.by == "person"
+    return {
+        record.participant_id
+        for record in cohort.records
+        if (record.participant_id if by_person else record.scan_id) in units
+    }
+
+
+def named(people: set[str], most: int = 5) -> str:
+    """The first names of a set, and how many more there are."""
+    names = sorted(people)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from landmarking.config import settings
-from landmarking.data.splits import read_split
-from landmarking.errors import ConfigError
+from landmarking.data.datamodule import LandmarkDataModule
+from landmarking.data.splits import named, people_learnt_from, read_split
+from landmarking.errors import CohortError, ConfigError
 from landmarking.evaluation.metrics import mean_sd
 from landmarking.evaluation.predictions import (
     RunIdentity,
@@ -109,7 +110,9 @@ class TransferConfig:
         outputs: Folder of all results.
         runs: A run's folder, or a study's with runs in it.
         cohort: The cohort to evaluate on.
-        groups: Its groups; None takes all.
+        groups: Its groups; None takes its test groups, or all where it has none of these.
+        allow_learnt_from: Evaluate on people whom a run has learnt from too; the model's name then
+            says so in every table.
         workers: Processes that prepare the cohort; None takes all cores.
         progress: Whether to draw a progress bar meanwhile.
     """
@@ -118,6 +121,7 @@ class TransferConfig:
     runs: str
     cohort: CohortConfig
     groups: list[str] | None = None
+    allow_learnt_from: bool = False
     workers: int | None = None
     progress: bool = True
 
@@ -135,7 +139,7 @@ class TransferResult:
     rows: pd.DataFrame
 
     def summary(self) -> str:
-        """Mean error +- SD and no-skill error in mm of each model and group, pooled."""
+        """Mean error +- SD and the baseline's error in mm of each model and group, pooled."""
         lines = []
         for (model, group), rows in self.rows.groupby(["model", "group"], sort=False):
             scored = rows.dropna(subset=["error_mm"])
@@ -146,7 +150,7 @@ class TransferResult:
             floor, _ = mean_sd(scored["mean_error_mm"])
             lines.append(
                 f"{model} on {group}: {mean:.2f} +- {deviation:.2f} mm over {len(scored)} points "
-                f"(no skill {floor:.2f})"
+                f"(baseline {floor:.2f})"
             )
         return "\n".join([*lines, str(self.folder)])
 
@@ -225,6 +229,63 @@ def load_model(folder: RunFolder) -> LandmarkModule:
     return module.eval()
 
 
+LEARNT_FROM = " (people learnt from)"
+"""Added to the name of a model in tables over people whom it has learnt from."""
+
+
+def _groups(cohort: PreparedCohort, config: TransferConfig) -> list[str]:
+    if config.groups is not None:
+        return config.groups
+    tests = [group for group in config.cohort.test_groups if group in cohort.groups]
+    return tests or list(cohort.groups)
+
+
+def learnt_people(folder: RunFolder, cohort: PreparedCohort, source: CohortConfig) -> set[str]:
+    """People of a cohort whom a run, or a run that it started from, trained on or validated by.
+
+    A run's cohort is this one if it has the same folder or the same slices.
+
+    Args:
+        folder: A finished run.
+        cohort: The prepared cohort.
+        source: Where the cohort comes from.
+
+    Returns:
+        Participant ids; empty if the run learnt from another cohort.
+    """
+    trained = read_run_config(folder)
+    same_slices = folder.facts().get("cohort_digest") == cohort.digest
+    found: set[str] = set()
+    if same_slices or Path(trained.cohort.root).resolve() == Path(source.root).resolve():
+        check_sealed(folder.path, folder.split.name)
+        found = people_learnt_from(read_split(folder.split), cohort)
+    before = RunFolder(Path(trained.adapt.start))
+    if trained.adapt.start and before.config.exists():
+        found |= learnt_people(before, cohort, source)
+    return found
+
+
+def refuse_start(run: Path, data: LandmarkDataModule) -> None:
+    """Make sure that a run to start from has not learnt from anybody who is to be tested.
+
+    Args:
+        run: Its folder.
+        data: What is learnt from and tested on.
+
+    Raises:
+        CohortError: If it has.
+    """
+    folder, cohort = RunFolder(run), data.cohort
+    if not folder.config.exists():
+        return  # refused in words where its weights are read
+    tested = {r.participant_id for r in cohort.records if r.group in data.test_groups}
+    if seen := tested & learnt_people(folder, cohort, data.source):
+        raise CohortError(
+            f"adapt.start: {run} has learnt from {named(seen)}, of the test groups "
+            f"{', '.join(data.test_groups)}; start from a run that has not, or test other people"
+        )
+
+
 def start_from(module: LandmarkModule, run: Path) -> None:
     """Give a module the weights of a finished run.
 
@@ -248,8 +309,16 @@ def evaluate_run(
 
     Raises:
         ConfigError: If the new folder cannot be written, or the slices have another size.
-        CohortError: If a group is missing.
+        CohortError: If a group is missing, or somebody in it has been learnt from.
     """
+    groups = _groups(cohort, config)
+    tested = {cohort.records[i].participant_id for i in cohort.indices(groups)}
+    seen = tested & learnt_people(folder, cohort, config.cohort)
+    if seen and not config.allow_learnt_from:
+        raise CohortError(
+            f"{folder.path}: has learnt from {named(seen)} of the groups {', '.join(groups)}; name "
+            "others, groups=[...], or take allow_learnt_from=true, which marks the model in tables"
+        )
     module = load_model(folder)
     study = f"{trained.study}-on-{cohort.name}"
     target = RunFolder(Path(config.outputs) / study / folder.path.name)
@@ -258,7 +327,7 @@ def evaluate_run(
     identity = RunIdentity(
         study=study,
         run=folder.path.name,
-        model=trained.model_label,
+        model=trained.model_label + (LEARNT_FROM if seen else ""),
         experiment=trained.experiment,
         seed=trained.seed,
         cohort=cohort.name,
@@ -268,7 +337,6 @@ def evaluate_run(
     )
     facts = {**provenance(), "seed": trained.seed, "cohort": cohort.name}
     facts |= {"cohort_digest": cohort.digest, "model": str(folder.model)}
-    groups = cohort.groups if config.groups is None else config.groups
     mean_px: Array = module.mean_px
     try:
         target.path.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ from landmarking.training.callbacks import (
     is_debug_run,
     log_final,
 )
-from landmarking.training.evaluate import mean_errors, start_from, write_results
+from landmarking.training.evaluate import mean_errors, refuse_start, start_from, write_results
 from landmarking.training.settings import TrainerConfig, TrainingConfig, upgrade
 
 logger = logging.getLogger(__name__)
@@ -133,12 +133,19 @@ def run_training(config: TrainingConfig, cohort: PreparedCohort | None = None) -
         CohortError: If the cohort cannot be used, or a group or landmark is missing.
         LandmarkError: If the cohort has no such landmark.
     """
+    if not config.cohort.test_groups:
+        raise ConfigError(
+            "cohort.test_groups: a run ends with the errors of at least one test group, found "
+            "none; name them, as in cohort.test_groups=[HS,DS]"
+        )
     data = config.datamodule()
     if cohort is not None:
         data.use(cohort)
     data.prepare_data()
     data.setup("fit")
     data.cohort.indices(data.test_groups)
+    if config.adapt.start:
+        refuse_start(Path(config.adapt.start), data)
     if config.trainer.fast_dev_run:
         with tempfile.TemporaryDirectory() as folder:
             _fit(config, data, RunFolder(Path(folder)), resume=False)

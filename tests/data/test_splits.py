@@ -14,7 +14,9 @@ from landmarking.data.splits import (
     Split,
     adapted,
     choose_people,
+    people_learnt_from,
     read_split,
+    refuse_overlap,
     split_by_person,
     split_units,
     write_split,
@@ -173,10 +175,21 @@ def test_a_person_in_two_groups_is_refused() -> None:
     whole = cohort()
     shared = replace(whole.records[0], participant_id="sub-d0")
     mixed = replace(whole, records=(shared, *whole.records[1:]))
-    names = [f"sub-d{i}" for i in range(12)]
-    fold = next(n for n in range(4) if "sub-d0" in choose_people(names, folds4(n))[1])
-    with pytest.raises(CohortError, match="sub-d0"):
-        adapted(mixed, folds4(fold))
+    with pytest.raises(CohortError, match="sub-d0 in a training group and in a test group"):
+        refuse_overlap(mixed, ["train"], ["HS", "DS"])
+    refuse_overlap(mixed, ["train"], ["HS"])
+    refuse_overlap(whole, ["train"], ["DS", "nobody"])
+    with pytest.raises(CohortError, match="DS is in both"):
+        refuse_overlap(whole, ["train", "DS"], ["DS"])
+
+
+def test_people_of_a_split_by_image_are_people() -> None:
+    whole = cohort()
+    scan = whole.records[1]
+    split = Split((scan.scan_id,), (), 0, 0.5, by="image")
+    assert people_learnt_from(split, whole) == {scan.participant_id}
+    split = Split(("sub-t1",), ("sub-t0", "sub-elsewhere"), 0, 0.5)
+    assert people_learnt_from(split, whole) == {"sub-t0", "sub-t1"}
 
 
 def folds4(fold: int) -> AdaptConfig:

@@ -196,6 +196,11 @@ def test_a_run_that_fails_lets_the_rest_of_its_sweep_go_on(shell, tmp_path):
         ("landmark=XY", "XY"),
         ("cohort=bids", "cohort.root=DIR"),
         ("logger=wand", "did you mean wandb?"),
+        ("cohort.test_groups=HS", "write 'cohort.test_groups=[HS]'"),
+        ("cohort.test_groups=[]", "at least one test group"),
+        ("cohort.test_groups=[HS,train]", "train is in both cohort.train_groups and"),
+        ("trainer.max_epochs={a:1}", "trainer.max_epochs: Value "),
+        ("cohort=5", "a word and no number"),
     ],
 )
 def test_mistakes_are_one_message_and_status_2(shell, tmp_path, override, words):

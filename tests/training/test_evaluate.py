@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from landmarking.config import settings
-from landmarking.errors import ConfigError, RunError
+from landmarking.errors import CohortError, ConfigError, RunError
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.files import seal
 from landmarking.runs import RunFolder
@@ -69,3 +69,40 @@ def test_a_damaged_checkpoint_is_said(tmp_path):
     folder.model.write_bytes(b"not a checkpoint")
     with pytest.raises(ConfigError, match=r"model\.ckpt"):
         load_model(folder)
+
+
+def test_people_learnt_from_are_refused_or_marked(training_values, make_cohort, monkeypatch):
+    cohort = make_cohort()
+    run_training(settings(TrainingConfig, training_values), cohort)
+    monkeypatch.setattr(evaluate, "ensure_prepared", lambda *_a, **_k: cohort)
+    outputs = training_values["outputs"]
+    values = {"outputs": outputs, "runs": f"{outputs}/study", "cohort": {"root": "nowhere"}}
+    everybody = values | {"groups": ["train", "HS"]}
+    with pytest.raises(CohortError, match=r"has learnt from sub-000, .* 7 more of .*train, HS"):
+        evaluate_runs(settings(TransferConfig, everybody))
+    result = evaluate_runs(settings(TransferConfig, everybody | {"allow_learnt_from": True}))
+    assert set(result.rows["model"]) == {"ML (people learnt from)"}
+    result = evaluate_runs(settings(TransferConfig, values))
+    assert set(result.rows["group"]) == {"HS", "DS"}, "the test groups, unless told otherwise"
+    assert set(result.rows["model"]) == {"ML"}
+
+
+def test_a_run_does_not_start_from_one_that_knows_its_test_people(training_values, make_cohort):
+    cohort = make_cohort(test=8)
+    adapt = {"group": "DS", "people": 2, "folds": 2}
+    learns = {"train_groups": ["DS-adapt"], "test_groups": ["DS"]}
+    source = training_values["cohort"] | learns
+
+    def run(name, fold, start=""):
+        values = {"run": name, "cohort": source, "adapt": {**adapt, "fold": fold, "start": start}}
+        return run_training(settings(TrainingConfig, training_values | values), cohort).folder
+
+    first = run("first", 0)
+    same_people = run("again", 0, str(first))
+    with pytest.raises(
+        CohortError, match=r"adapt\.start: .*first has learnt from sub-\d+, sub-\d+,"
+    ):
+        run("other", 1, str(first))
+    with pytest.raises(CohortError, match=r"adapt\.start: .*again has learnt from sub-"):
+        run("other", 1, str(same_people))
+    assert not (first.parent / "other").exists(), "nothing is left of what was refused"
