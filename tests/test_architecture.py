@@ -23,11 +23,7 @@ BELOW = {
 }
 """What each room may import besides itself."""
 
-FILES = [
-    path
-    for path in sorted((PROJECT / "landmarking").rglob("*.py"))
-    if path.name != "__init__.py" and "benchmarks" not in path.parts
-]
+FILES = [p for p in sorted((PROJECT / "landmarking").rglob("*.py")) if p.name != "__init__.py"]
 NAMES = {".".join(path.relative_to(PROJECT).with_suffix("").parts): path for path in FILES}
 
 

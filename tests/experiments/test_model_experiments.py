@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from landmarking.benchmarks.augment import shipped
+from augment import shipped
 from landmarking.config import PROJECT, settings
 from landmarking.errors import ConfigError
 from landmarking.evaluation.predictions import read_predictions

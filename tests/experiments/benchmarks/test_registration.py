@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from landmarking.benchmarks.registration import KINDS, Outcome, posed_scan, real_heads, run, table
 from landmarking.errors import ConfigError
 from landmarking.geometry import apply_affine
 from landmarking.imaging.scan import Scan
+from registration import KINDS, Outcome, posed_scan, real_heads, run, table
 
 
 def outcome(head, margin_mm, ok=True):

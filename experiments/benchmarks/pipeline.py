@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from landmarking.benchmarks.arguments import read_arguments
-from landmarking.benchmarks.registration import (
-    LandmarkedHead,
-    RegistrationBenchmark,
-    phantom_heads,
-    real_heads,
-)
+from arguments import main, read_arguments
 from landmarking.config import PROJECT
 from landmarking.files import atomic_path
 from landmarking.geometry import Array, Plane, SliceGeometry, apply_affine
@@ -31,6 +25,12 @@ from landmarking.imaging.scan import Scan
 from landmarking.imaging.slicing import sample_slice
 from landmarking.imaging.template import load_template
 from landmarking.landmarks import landmark_set
+from registration import (
+    LandmarkedHead,
+    RegistrationBenchmark,
+    phantom_heads,
+    real_heads,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,3 +184,7 @@ def _names(panel: Axes, points_px: Array) -> None:
             float(away[0]), float(away[1]), name, color="white", fontsize=8, ha="center",
             va="center", bbox={"boxstyle": "square,pad=0.1", "color": "black", "alpha": 0.6},
         )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from landmarking.benchmarks import msp
-from landmarking.benchmarks.posed_heads import PosedHead
+import msp
 from landmarking.errors import ConfigError
 from landmarking.geometry import Plane
 from landmarking.imaging.midsagittal import MidsagittalPlane
+from posed_heads import PosedHead
 
 
 def test_unknown_settings_are_refused_before_anything_is_measured():

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from landmarking.benchmarks.arguments import read_arguments
+from arguments import main, read_arguments
 from landmarking.config import PROJECT, settings
 from landmarking.data.augment import Augmentation, AugmentConfig, build_augmentation, random_warp
 from landmarking.data.warp import Chance
@@ -191,3 +191,7 @@ def _peak(image: Array) -> Array:
 def _row(misses: Tensor) -> str:
     median, most = np.quantile(misses.numpy(), [0.5, 0.95])
     return f"{median:.3f} / {most:.3f} / {float(misses.max()):.3f}"
+
+
+if __name__ == "__main__":
+    main(run)

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from landmarking.benchmarks.train import run
 from landmarking.errors import ConfigError
+from train import run
 
 
 def test_plain_and_our_loop_are_timed_beside_each_other():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from landmarking.benchmarks.arguments import read_arguments
+from arguments import main, read_arguments
 from landmarking.data.batches import DeviceBatches, EpochOrder
 from landmarking.errors import ConfigError
 from landmarking.models.module import LandmarkModule
@@ -229,3 +229,7 @@ def _memory() -> str:
         return f"peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the device"
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     return f"peak {peak:.1f} GiB of a process"
+
+
+if __name__ == "__main__":
+    main(run)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarking.benchmarks.arguments import read_arguments
+from arguments import main, read_arguments
 from landmarking.cohort.bids import read_cohort
 from landmarking.cohort.records import Cohort
 from landmarking.config import PROJECT
@@ -193,3 +193,7 @@ def report(cohort: Cohort, timings: Sequence[Timing]) -> str:
         a, b = (cold[processes].get(stage, 0.0) / scans for processes in (1, 2))
         lines.append(f"| {stage} | {a:.4f} | {b:.4f} |")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from landmarking.benchmarks.confidence import ConfidenceBenchmark, Doubted, _copies, _tables, run
+from confidence import ConfidenceBenchmark, Doubted, _copies, _tables, run
 from landmarking.errors import ConfigError
 from landmarking.prediction.model import Located
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from landmarking.benchmarks import intensity, pipeline
+import intensity
+import pipeline
 from landmarking.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.benchmarks.arguments import read_arguments
+from arguments import main, read_arguments
 from landmarking.config import PROJECT
 from landmarking.errors import ConfigError
 from landmarking.files import write_text
@@ -198,3 +198,7 @@ def _coverage_lines(
         f"Errors above {limit:g} mm: {flag.failures}; radii above it: {flag.flagged}; "
         f"precision {flag.precision:.2f}, recall {flag.recall:.2f}."
     )
+
+
+if __name__ == "__main__":
+    main(run)

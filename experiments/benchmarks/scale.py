@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from landmarking.benchmarks.arguments import read_arguments
+from arguments import main, read_arguments
 from landmarking.errors import ConfigError
 from landmarking.landmarks import landmark_set
 from landmarking.preparation.cache import STAGES, Entry, StageCache, stage_key
@@ -163,3 +163,7 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def _mb(path: Path) -> float:
     return path.stat().st_size / 1e6
+
+
+if __name__ == "__main__":
+    main(run)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from landmarking.benchmarks.arguments import read_arguments
+from arguments import main, read_arguments
 from landmarking.config import PROJECT
 from landmarking.errors import ConfigError
 from landmarking.files import atomic_path
@@ -78,3 +78,7 @@ def draw(curves: dict[str, pd.Series[float]], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+if __name__ == "__main__":
+    main(run)

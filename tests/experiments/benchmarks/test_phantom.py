@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landmarking.benchmarks.phantom import run, statistics_table
-from landmarking.benchmarks.phantom_pictures import gradient_spectrum
 from landmarking.errors import ConfigError
 from landmarking.phantom.shape import load_shape_model
+from phantom import run, statistics_table
+from phantom_pictures import gradient_spectrum
 
 
 def samples(count, seed):
@@ -25,7 +25,7 @@ def test_wrong_arguments_are_refused(argument, says):
 
 def test_pictures_name_pairs_of_files(monkeypatch):
     asked = []
-    drawing = "landmarking.benchmarks.phantom_pictures.draw_pictures"
+    drawing = "phantom_pictures.draw_pictures"
     monkeypatch.setattr(drawing, lambda folder, heads: asked.append((folder, heads)) or [folder])
     assert run(["out=here", "pictures=a.nii=a.fcsv,b.nii=b.fcsv"]) == "here"
     pairs = [(Path("a.nii"), Path("a.fcsv")), (Path("b.nii"), Path("b.fcsv"))]

@@ -1,7 +1,7 @@
 import pytest
 
-from landmarking.benchmarks.prepare import Timing, opening, report
 from landmarking.cohort.records import Cohort, ScanRecord
+from prepare import Timing, opening, report
 
 
 def test_the_report_gives_seconds_a_scan_and_their_ratio(tmp_path):
@@ -25,8 +25,8 @@ def test_the_report_gives_seconds_a_scan_and_their_ratio(tmp_path):
 
 
 def test_an_unknown_argument_is_refused(capsys):
-    from landmarking.benchmarks.prepare import run
     from landmarking.errors import ConfigError
+    from prepare import run
 
     with pytest.raises(ConfigError, match="there is no such setting; did you mean scans"):
         run(["scan=3"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from landmarking.benchmarks import recipes
+import recipes
 from landmarking.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarking.benchmarks.arguments import read_arguments
+from arguments import main, read_arguments
 from landmarking.geometry import Array, apply_affine
 from landmarking.landmarks import landmark_set
 from landmarking.phantom.dataset import planned_scans, write_head
@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> str:
     """
     config = read_arguments(PhantomBenchmark, arguments)
     if config.pictures:
-        from landmarking.benchmarks.phantom_pictures import draw_pictures
+        from phantom_pictures import draw_pictures
 
         pairs = [text.partition("=")[::2] for text in config.pictures.split(",")]
         heads = [(Path(scan), Path(points)) for scan, points in pairs]
@@ -186,3 +186,7 @@ def _timing(settings: PhantomSettings, count: int) -> str:
 
 def _median_range(seconds: Sequence[float]) -> str:
     return f"{np.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+
+
+if __name__ == "__main__":
+    main(run)

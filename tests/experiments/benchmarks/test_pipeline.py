@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from landmarking.benchmarks import pipeline
-from landmarking.benchmarks.registration import LandmarkedHead
+import pipeline
 from landmarking.geometry import Plane, SliceGeometry, apply_affine
 from landmarking.imaging.scan import Scan
+from registration import LandmarkedHead
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 0, 2.0, -80], [0, 2.0, 0, -70], [0, 0, 0, 1]])
 

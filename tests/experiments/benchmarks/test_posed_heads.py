@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from landmarking.benchmarks.posed_heads import posed_heads
 from landmarking.geometry import apply_affine
+from posed_heads import posed_heads
 
 AFFINE = np.array([[-2.0, 0, 0, 70], [0, 2.0, 0, -80], [0, 0, 2.0, -60], [0, 0, 0, 1]])
 SPOT_MM = np.array([11.0, -3.0, 7.0])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from landmarking.benchmarks.augment import AugmentBenchmark, blob_misses, run, shipped
+from augment import AugmentBenchmark, blob_misses, run, shipped
 from landmarking.data.augment import AugmentConfig
 from landmarking.errors import ConfigError
 

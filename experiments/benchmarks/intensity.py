@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from landmarking.benchmarks.arguments import read_arguments
-from landmarking.benchmarks.registration import LandmarkedHead, real_heads
+from arguments import main, read_arguments
 from landmarking.config import PROJECT
 from landmarking.geometry import Array
 from landmarking.imaging.intensity import Reference, match_histogram, normalise
 from landmarking.imaging.pipeline import PreprocessSettings, extract_slice, histogram_reference
 from landmarking.imaging.symmetry import Mask
+from registration import LandmarkedHead, real_heads
 
 Change = Callable[[Array, Mask], Array]
 
@@ -114,3 +114,7 @@ def _move(
         for each in (image, change(image, brain))
     )
     return float(np.sqrt(np.mean((after - before)[brain] ** 2)) / before[brain].std())
+
+
+if __name__ == "__main__":
+    main(run)

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from landmarking.benchmarks.arguments import read_arguments
-from landmarking.benchmarks.posed_heads import PosedHead, posed_heads
+from arguments import main, read_arguments
 from landmarking.config import PROJECT
 from landmarking.files import write_text
 from landmarking.geometry import Array, Plane
@@ -26,6 +25,7 @@ from landmarking.imaging.scan import Scan, load_scan, to_pil
 from landmarking.imaging.symmetry import Level
 from landmarking.landmarks import read_landmarks
 from landmarking.phantom.person import PhantomSettings, Subject, make_head
+from posed_heads import PosedHead, posed_heads
 
 logger = logging.getLogger(__name__)
 
@@ -293,3 +293,7 @@ def _markdown(rows: Sequence[dict[str, str]]) -> list[str]:
 def _csv(rows: Sequence[dict[str, str]]) -> list[str]:
     titles = [title.replace(",", "") for title in rows[0]] if rows else []
     return [",".join(titles), *(",".join(row.values()) for row in rows)]
+
+
+if __name__ == "__main__":
+    main(run)

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from landmarking.benchmarks.arguments import read_arguments
-from landmarking.benchmarks.msp import REAL_HEADS
-from landmarking.benchmarks.posed_heads import scanned
+from arguments import main, read_arguments
 from landmarking.config import PROJECT
 from landmarking.files import write_text
 from landmarking.geometry import Array, apply_affine, rigid_matrix
@@ -22,6 +20,8 @@ from landmarking.imaging.scan import Scan, load_scan
 from landmarking.imaging.template import load_template
 from landmarking.landmarks import landmark_set, read_landmarks
 from landmarking.phantom.person import PhantomSettings, Subject, make_head
+from msp import REAL_HEADS
+from posed_heads import scanned
 
 MARGIN_MM = 10.0
 """Distance from the crop's edge that every landmark is to keep."""
@@ -238,3 +238,7 @@ def _row(name: str, group: Sequence[Outcome]) -> list[str]:
         str(sum(not one.ok for one in group)),
         f"{np.median([one.seconds for one in group]):.2f}",
     ]
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,1 +1,0 @@
-"""Measurements that the documentation quotes; each module has `run(arguments) -> str`."""
