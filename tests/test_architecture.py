@@ -18,8 +18,8 @@ BELOW = {
     "data": (BASE, "imaging", "cohort", "phantom", "preparation"),
     "evaluation": (BASE, "imaging"),
     "models": (BASE, "imaging", "preparation", "data", "evaluation"),
-    "training": (BASE, "imaging", "preparation", "data", "evaluation", "models"),
     "prediction": (BASE, "imaging", "preparation", "data", "evaluation", "models"),
+    "training": (BASE, "imaging", "preparation", "data", "evaluation", "models", "prediction"),
 }
 """What each room may import besides itself."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from landmarking.data.painting import HistogramMatcher, PaintSettings, blurred, paint
+from landmarking.data.painting import HistogramMatcher, PaintSettings, blurred, paint, scaled
 from landmarking.data.people import (
     CohortPeople,
     PeopleSettings,
@@ -149,7 +149,11 @@ class Painter:
         self.config = config
         slab = load_slab(preprocess)
         self.people = TemplatePeople(slab, config.people, tuple(columns))
-        self.match = HistogramMatcher(histogram_reference(preprocess))
+        self.finish: Callable[[Tensor], Tensor] = (
+            scaled
+            if preprocess.intensity == "scaled"
+            else HistogramMatcher(histogram_reference(preprocess))
+        )
         self.own: CohortPeople | None = None
         if config.source != "people":
             if cohort is None:
@@ -169,7 +173,7 @@ class Painter:
             points_px: Their landmarks, shape (B, L, 2); NaN where missing.
 
         Returns:
-            Slices, shape (B, 1, H, W), histogram-matched; their points, shape (B, L, 2); whether
+            Slices, shape (B, 1, H, W), matched or scaled; their points, shape (B, L, 2); whether
             each could be painted, shape (B,).
         """
         if self.own is None:
@@ -177,7 +181,7 @@ class Painter:
             could = torch.ones(chance.size, dtype=torch.bool, device=chance.device)
         else:
             maps, points_px, could = self._own(self.own, chance, subjects, points_px)
-        images = self.match(paint(maps, chance, self.config.paint))
+        images = self.finish(paint(maps, chance, self.config.paint))
         return images, within(points_px, (images.shape[-2], images.shape[-1])), could
 
     def _drawn(self, chance: Chance) -> tuple[Tensor, Tensor]:

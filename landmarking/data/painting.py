@@ -18,7 +18,7 @@ from torch.nn.functional import conv2d, pad
 from landmarking.data.people import CHANNELS
 from landmarking.data.warp import Chance, random_field
 from landmarking.errors import ConfigError
-from landmarking.imaging.intensity import Reference
+from landmarking.imaging.intensity import BRIGHTEST, Reference
 
 
 @dataclass
@@ -271,3 +271,15 @@ class HistogramMatcher:
         matched = torch.where(flat < low, self.darkest + below * (matched - self.darkest), matched)
         empty = ~counts_here.any(1, keepdim=True)
         return torch.where(empty, self.darkest, matched).reshape(images.shape)
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Scale images, shape (B, 1, H, W), as `landmarking.imaging.intensity.scaled` does one."""
+    flat = images.flatten(1)
+    last = flat.shape[1] - 1
+    # Neighbouring order statistics instead of the interpolation between them: no image has so few
+    # pixels that one could tell.
+    low = flat.kthvalue(1 + round(0.01 * last), dim=1, keepdim=True).values
+    high = flat.kthvalue(1 + round(0.99 * last), dim=1, keepdim=True).values
+    share = (flat - low) / (high - low).clamp(min=1e-6)
+    return share.clamp(0.0, BRIGHTEST).reshape(images.shape)

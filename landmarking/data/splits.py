@@ -126,15 +126,16 @@ class AdaptConfig:
     Attributes:
         group: Group to adapt to, such as `DS`; empty for no adaptation. Its people who are learnt
             from become the group `<group>-adapt`, to be named in cohort.train_groups.
-        people: Number of people to learn from.
+        people: Number of people to learn from; None for all who are not tested.
         fold: Fold whose people are tested on, from zero.
         folds: Number of folds.
         seed: Seed of the folds, apart from the run's own.
-        start: Folder of a finished run whose weights to start from; empty to start afresh.
+        start: Folder of a finished run whose weights to start from, a packed model (`.zip`), or
+            the name of one that ships (`painted` has seen no scan); empty to start afresh.
     """
 
     group: str = ""
-    people: int = 0
+    people: int | None = 0
     fold: int = 0
     folds: int = 5
     seed: int = 0
@@ -146,7 +147,7 @@ class AdaptConfig:
         Raises:
             ConfigError: If a number is out of range.
         """
-        if self.folds < 2 or not 0 <= self.fold < self.folds or self.people < 0:
+        if self.folds < 2 or not 0 <= self.fold < self.folds or (self.people or 0) < 0:
             raise ConfigError(
                 "adapt.folds is at least 2, adapt.fold from 0 to adapt.folds - 1, adapt.people not "
                 f"negative; found {self.folds}, {self.fold} and {self.people}"
@@ -169,12 +170,13 @@ def choose_people(people: Sequence[str], config: AdaptConfig) -> tuple[list[str]
     order = [names[i] for i in np.random.default_rng(config.seed).permutation(len(names))]
     tested = order[config.fold :: config.folds]
     rest = [name for name in order if name not in set(tested)]
-    if not tested or len(rest) < config.people:
+    wanted = len(rest) if config.people is None else config.people
+    if not tested or len(rest) < wanted:
         raise CohortError(
             f"adapt: group {config.group} has {len(names)} people, {len(rest)} of them outside "
-            f"fold {config.fold} of {config.folds}; {config.people} were asked for"
+            f"fold {config.fold} of {config.folds}; {wanted} were asked for"
         )
-    return rest[: config.people], tested
+    return rest[:wanted], tested
 
 
 def adapted(cohort: PreparedCohort, config: AdaptConfig) -> PreparedCohort:

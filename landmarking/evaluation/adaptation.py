@@ -44,7 +44,7 @@ def adaptation(
         (this row minus the unadapted, paired by person) and `change_percent`; and one row
         `UNADAPTED` a group.
     """
-    runs = [run for run in study.runs if run.adapt]
+    runs = [run for run in study.runs if run.adapt and run.adapt["people"] is not None]
     rows = []
     for group in sorted({str(run.adapt["group"]) for run in runs}):
         of_group = [run for run in runs if run.adapt["group"] == group]

@@ -86,6 +86,12 @@ def _upsampled(field: Array, coarse: Level, fine: Level) -> Array:
 # count; docs/results.md has the measurement.
 
 
+INTENSITIES = ("matched", "scaled")
+"""Histograms matched to the reference, as in the paper, or each slice scaled by itself."""
+
+BRIGHTEST = 1.5
+"""Scaled intensities end here; arteries and fat lie above, and say nothing about a landmark."""
+
 NORMALISATIONS = ("image", "batch", "none")
 """Per image (default), over the whole batch (the authors' code), or not at all."""
 
@@ -172,6 +178,42 @@ def _check_match(image: Array, reference: Reference) -> None:
     for what, values in (("image", image), ("reference", reference.values)):
         if values.size == 0 or not np.isfinite(values).all():
             raise ScanError(f"histogram matching: the {what} must be finite and not empty")
+
+
+def scaled(image: Array) -> NDArray[np.float32]:
+    """Scale a slice by its own 1st and 99th percentile, to 0 and 1.
+
+    Air stays air: what lies below the 1st percentile becomes 0. No other slice and no template
+    decides what a person's brain looks like, so all groups are treated alike.
+
+    Args:
+        image: Intensities, shape (H, W).
+
+    Returns:
+        Intensities from 0 to `BRIGHTEST`, float32, shape (H, W); zeros for a constant image.
+
+    Raises:
+        ScanError: If intensities are not finite.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ScanError("intensities of a slice must be finite and not empty")
+    low, high = np.percentile(values, [1.0, 99.0])
+    return np.asarray(np.clip((values - low) / max(high - low, _TINY), 0.0, BRIGHTEST), np.float32)
+
+
+def finished(image: Array, reference: Reference, how: str = "matched") -> NDArray[np.float32]:
+    """A raw slice as models see it, but for the normalisation.
+
+    Args:
+        image: Intensities, shape (H, W).
+        reference: What histograms are matched to.
+        how: `matched` or `scaled`.
+
+    Raises:
+        ScanError: If shapes do not fit, or intensities are not finite.
+    """
+    return scaled(image) if how == "scaled" else match_histogram(image, reference)
 
 
 def mean_quantiles(

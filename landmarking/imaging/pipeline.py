@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from landmarking.errors import ConfigError
 from landmarking.geometry import LEFT, Array, Plane, SliceGeometry, apply_affine
-from landmarking.imaging.intensity import NORMALISATIONS, Reference, match_histogram, read_reference
+from landmarking.imaging.intensity import (
+    INTENSITIES,
+    NORMALISATIONS,
+    Reference,
+    finished,
+    read_reference,
+)
 from landmarking.imaging.midsagittal import (
     MidsagittalPlane,
     MidsagittalSettings,
@@ -47,6 +53,8 @@ class PreprocessSettings:
         slice_size: Rows and columns before the crop.
         crop: First row and column kept, and the first not kept.
         spacing_mm: Pixel size in common space.
+        intensity: `matched` to the histogram of the reference, or `scaled` by the slice's own
+            percentiles.
         histogram_reference: `template`, or the path of a scan or of a recorded reference.
         normalisation: `image`, `batch` or `none`.
         midsagittal: Settings of the plane search.
@@ -56,6 +64,7 @@ class PreprocessSettings:
     slice_size: int = 256
     crop: list[int] = field(default_factory=lambda: [50, 200])
     spacing_mm: float = 1.0
+    intensity: str = "matched"
     histogram_reference: str = "template"
     normalisation: str = "image"
     midsagittal: MidsagittalSettings = field(default_factory=MidsagittalSettings)
@@ -67,6 +76,7 @@ class PreprocessSettings:
             ConfigError: If a value is out of range or a choice unknown.
         """
         _choice("registration", self.registration, ("rigid", "affine", "none"))
+        _choice("intensity", self.intensity, INTENSITIES)
         _choice("normalisation", self.normalisation, NORMALISATIONS)
         if not 1 <= self.slice_size <= LARGEST_SLICE:
             raise ConfigError(f"slice_size is 1 to {LARGEST_SLICE} pixels, found {self.slice_size}")
@@ -170,16 +180,16 @@ def slice_stage(
 
 
 def finish_slice(image: Array, settings: PreprocessSettings) -> NDArray[np.float32]:
-    """Match the histogram of a cropped slice to the reference; normalisation is for batches.
+    """Match or scale the intensities of a cropped slice; normalisation is for batches.
 
     Args:
         image: Raw intensities, shape (H, W), as `extract_slice` gives them.
-        settings: Which reference.
+        settings: Which of both, and which reference.
 
     Returns:
-        Matched intensities, float32, shape (H, W).
+        Intensities, float32, shape (H, W).
     """
-    return match_histogram(image, histogram_reference(settings))
+    return finished(image, histogram_reference(settings), settings.intensity)
 
 
 def reference_slice(settings: PreprocessSettings) -> NDArray[np.float32]:

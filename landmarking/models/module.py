@@ -360,7 +360,7 @@ class LandmarkModule(pl.LightningModule):
         epochs = self._epochs()
 
         def share(epoch: int) -> float:
-            return learning_rate(epoch, epochs, initial, schedule) / initial
+            return learning_rate(epoch, epochs, initial, schedule) / initial if initial else 1.0
 
         scheduler = {"scheduler": LambdaLR(optimizer, share), "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}

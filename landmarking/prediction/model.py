@@ -20,7 +20,7 @@ from landmarking.imaging.intensity import Reference, normalise_images
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import LandmarkSet, landmark_set
 from landmarking.prediction.calibration import Calibration, read_calibration
-from landmarking.preparation.cache import canonical_json
+from landmarking.preparation.cache import BASELINE, canonical_json
 from landmarking.runs import RunFolder, run_folders
 
 if TYPE_CHECKING:
@@ -66,6 +66,13 @@ class Located:
     doubt_px: Array
 
 
+_FIRST_SETTINGS = (
+    *("registration", "slice_size", "crop", "spacing_mm", "normalisation", "midsagittal"),
+)
+_LATER_SETTINGS = ("intensity",)
+"""Settings of slices that came later count in a digest where they are not as they were before."""
+
+
 @dataclass(frozen=True, eq=False)
 class LandmarkModel:
     """Networks with everything that turns a scan into their input and their output into mm.
@@ -94,7 +101,11 @@ class LandmarkModel:
     def digest(self) -> str:
         """SHA-256 of all that decides a position: weights, settings, reference; hexadecimal."""
         digest = hashlib.sha256()
-        plain = {k: v for k, v in asdict(self.preprocess).items() if k != "histogram_reference"}
+        plain = {
+            key: value
+            for key, value in asdict(self.preprocess).items()
+            if key in _FIRST_SETTINGS or (key in _LATER_SETTINGS and value != BASELINE[key])
+        }
         parts = [self.landmarks.names, plain, [dict(member.settings) for member in self.members]]
         digest.update(canonical_json(parts).encode())
         digest.update(self.reference.digest.encode())

@@ -214,7 +214,10 @@ def _members(
         yield build_member(plain, weights, values["facts"], str(path))
 
 
-SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "default.zip"
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+"""Packed models that come with the package; each is called by its bare name too."""
+
+SHIPPED = WEIGHTS / "default.zip"
 """The model that comes with the package."""
 
 
@@ -222,13 +225,22 @@ def open_model(sources: Sequence[str | Path] = ()) -> LandmarkModel:
     """Open a model; the same one is opened once per process.
 
     Args:
-        sources: None for the model that ships with the package; one packed model; or folders of
-            runs or of studies with runs in them.
+        sources: None for the model that ships with the package; one packed model, or the name of
+            one that ships (`painted`, which has seen no scan); or folders of runs or of studies
+            with runs in them.
 
     Raises:
         ConfigError: If there is no such model, it is damaged, or runs do not belong together.
     """
-    return _open(tuple(str(source) for source in sources) or (str(SHIPPED),))
+    return _open(tuple(str(packed_path(s) or s) for s in sources) or (str(SHIPPED),))
+
+
+def packed_path(source: str | Path) -> Path | None:
+    """File of a packed model, given it or the name of one that ships; None for anything else."""
+    named = WEIGHTS / f"{source}{SUFFIX}"
+    if Path(source).suffix == SUFFIX:
+        return Path(source)
+    return named if named.is_file() and not Path(source).exists() else None
 
 
 @lru_cache(maxsize=2)

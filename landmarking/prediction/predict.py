@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from landmarking.files import file_sha256
 from landmarking.geometry import Array, Plane, SliceGeometry, apply_affine
-from landmarking.imaging.intensity import match_histogram
+from landmarking.imaging.intensity import finished
 from landmarking.imaging.pipeline import Slice, plane_stage, register_stage, slice_stage
 from landmarking.imaging.quality import intensity_figures, landmark_flags, outside_share, scan_flags
 from landmarking.imaging.scan import Scan, load_scan, to_pil
@@ -77,7 +77,7 @@ class ScanPrediction:
         model_digest: What decides its positions.
         coverage: Probability with which a radius holds the truth, or None.
         landmarks: The landmarks in the model's order.
-        image: The slice that the model saw, histogram-matched, float32, shape (H, W).
+        image: The slice that the model saw, matched or scaled, float32, shape (H, W).
         geometry: Where the slice lies in the scan's world.
         quality: Figures of the pipeline by name.
         flags: Reasons to look at the whole scan.
@@ -251,13 +251,15 @@ def slice_for_model(
         clock: Takes the time of each stage.
 
     Returns:
-        The raw slice with its figures, and its histogram-matched image, shape (H, W).
+        The raw slice with its figures, and its matched or scaled image, shape (H, W).
     """
     clock, settings = clock or Clock(), model.preprocess
     registration = clock.timed("registration", lambda: register_stage(canonical, settings))
     found = clock.timed("plane", lambda: plane_stage(canonical, registration, settings))
     cut = clock.timed("slice", lambda: slice_stage(canonical, registration, found, settings))
-    image = clock.timed("intensity", lambda: match_histogram(cut.image, model.reference))
+    image = clock.timed(
+        "intensity", lambda: finished(cut.image, model.reference, settings.intensity)
+    )
     reference = model.reference
     figures = intensity_figures(cut.image, image, reference.image, reference.region)
     outside = outside_share(cut.geometry, canonical.data.shape, canonical.affine)

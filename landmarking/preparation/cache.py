@@ -272,7 +272,7 @@ STAGE_SETTINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "registration": ("registration",),
         "plane": ("midsagittal",),
         "slice": ("slice_size", "crop", "spacing_mm"),
-        "intensity": ("histogram_reference",),
+        "intensity": ("histogram_reference", "intensity"),
     }
 )
 """The settings that each stage reads."""
@@ -286,6 +286,7 @@ BASELINE: Mapping[str, Any] = MappingProxyType(
         "slice_size": 256,
         "crop": [50, 200],
         "spacing_mm": 1.0,
+        "intensity": "matched",
         "histogram_reference": "template",
         "midsagittal": {
             "search": "fast",

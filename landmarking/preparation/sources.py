@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from landmarking.cohort.bids import AFIDS_LAYOUT, read_cohort
+from landmarking.cohort.real_people import read_people
 from landmarking.cohort.records import Cohort
 from landmarking.cohort.slices import read_slices
 from landmarking.config import refuse_outside
@@ -13,7 +14,7 @@ from landmarking.errors import CohortError, ConfigError
 from landmarking.phantom.dataset import write_phantom_cohort
 from landmarking.phantom.person import PhantomSettings
 
-KINDS = ("phantom", "bids", "adni_santpau", "afids", "slices")
+KINDS = ("phantom", "bids", "adni_santpau", "afids", "slices", "people")
 
 
 @dataclass
@@ -71,6 +72,8 @@ def open_cohort(config: CohortConfig, *, workers: int = 1, progress: bool = True
     root = Path(config.root)
     if config.kind == "phantom":
         write_phantom_cohort(root, config.preset, workers, progress=progress)
+    if config.kind == "people":
+        return read_people(root, name=config.name)
     if config.kind == "slices":
         return read_slices(root, name=config.name)
     if config.kind == "afids":

@@ -30,6 +30,7 @@ from landmarking.files import atomic_path, check_sealed, write_text
 from landmarking.geometry import Array
 from landmarking.models.build import read_checkpoint
 from landmarking.models.module import LandmarkModule, predict_points
+from landmarking.prediction.package import open_model, packed_path, read_card
 from landmarking.preparation.prepare import ensure_prepared
 from landmarking.preparation.prepared import PreparedCohort
 from landmarking.preparation.sources import CohortConfig
@@ -269,15 +270,22 @@ def refuse_start(run: Path, data: LandmarkDataModule) -> None:
     """Make sure that a run to start from has not learnt from anybody who is to be tested.
 
     Args:
-        run: Its folder.
+        run: Its folder, or a packed model.
         data: What is learnt from and tested on.
 
     Raises:
         CohortError: If it has.
     """
     folder, cohort = RunFolder(run), data.cohort
-    if not folder.config.exists():
-        return  # refused in words where its weights are read
+    if packed := packed_path(run):
+        learnt = {fact.get("cohort_digest") for fact in read_card(packed).get("members", [])}
+        if cohort.digest in learnt:
+            raise CohortError(
+                f"adapt.start: {run} has learnt from cohort {cohort.name}, nobody can tell from "
+                "whom of it; start from the folder of a run, or from another model"
+            )
+    if packed or not folder.config.exists():
+        return  # a folder that is no run is refused in words where its weights are read
     tested = {r.participant_id for r in cohort.records if r.group in data.test_groups}
     if seen := tested & learnt_people(folder, cohort, data.source):
         raise CohortError(
@@ -287,12 +295,22 @@ def refuse_start(run: Path, data: LandmarkDataModule) -> None:
 
 
 def start_from(module: LandmarkModule, run: Path) -> None:
-    """Give a module the weights of a finished run.
+    """Give a module the weights of a finished run, of a packed model or of the one that ships.
 
     Raises:
-        ConfigError: If the run has no model, or one of another shape.
+        ConfigError: If there is no such model, or one of another shape.
     """
-    weights = load_model(RunFolder(run)).network.state_dict()
+    if packed_path(run):
+        member = open_model((run,)).members[0]
+        weights, known = member.network.state_dict(), member.landmarks
+    else:
+        trained = load_model(RunFolder(run))
+        weights, known = trained.network.state_dict(), trained.landmarks
+    if known != module.landmarks:
+        raise ConfigError(
+            f"adapt.start: {run} predicts {', '.join(known)}, and this run "
+            f"{', '.join(module.landmarks)}; take the same landmarks"
+        )
     try:
         module.network.load_state_dict(weights)
     except RuntimeError as error:

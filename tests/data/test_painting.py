@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from landmarking.data.painting import HistogramMatcher, PaintSettings, blurred, paint
+from landmarking.data.painting import HistogramMatcher, PaintSettings, blurred, paint, scaled
 from landmarking.data.people import CHANNELS, MARGIN_PX, PeopleSettings, TemplatePeople, load_slab
 from landmarking.data.warp import Chance
 from landmarking.errors import ConfigError
+from landmarking.imaging import intensity
 from landmarking.imaging.intensity import match_histogram
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference, template_slice
 
@@ -85,6 +86,14 @@ def test_histograms_are_matched_as_the_pipeline_matches_them() -> None:
         expected = match_histogram(image, reference)
         assert np.abs(ours - expected).mean() < 0.002
         assert np.quantile(np.abs(ours - expected), 0.99) < 0.02
+
+
+def test_slices_are_scaled_as_the_pipeline_scales_them() -> None:
+    images = np.random.default_rng(0).gamma(2.0, 30.0, (2, 150, 150)).astype(np.float32)
+    images[1, :40] = 0.0
+    ours = scaled(torch.from_numpy(images)[:, None])[:, 0].numpy()
+    for one, image in zip(ours, images, strict=True):
+        assert np.abs(one - intensity.scaled(image)).max() < 1e-3
 
 
 def test_painted_slices_are_finite_varied_and_the_same_again() -> None:

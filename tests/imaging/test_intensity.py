@@ -8,13 +8,16 @@ from skimage.exposure import match_histograms
 
 from landmarking.errors import ConfigError, ScanError
 from landmarking.imaging.intensity import (
+    BRIGHTEST,
     Reference,
+    finished,
     match_histogram,
     mean_quantiles,
     normalise,
     normalise_images,
     read_reference,
     save_reference,
+    scaled,
 )
 
 RNG = np.random.default_rng(0)
@@ -196,3 +199,21 @@ def test_per_image_knows_no_neighbours_and_per_batch_does():
 def test_an_unknown_normalisation_is_refused():
     with pytest.raises(ConfigError, match="image, batch, none"):
         normalise_images(np.zeros((1, 2, 2)), "person")
+
+
+def test_scaling_keeps_air_at_zero_and_does_not_see_the_unit():
+    image = head(1, 5.0)
+    done = scaled(image)
+    assert np.percentile(done, [1.0, 99.0]) == pytest.approx([0.0, 1.0], abs=1e-6)
+    assert done.min() == 0.0
+    assert done.max() <= BRIGHTEST
+    assert scaled(700.0 * image + 30.0) == pytest.approx(done, abs=1e-5)
+    assert (scaled(np.full((40, 40), 3.0)) == 0.0).all()
+    with pytest.raises(ScanError, match="finite"):
+        scaled(np.full((4, 4), np.nan))
+
+
+def test_a_slice_is_matched_or_scaled():
+    reference = Reference(head(2).astype("f4"), BRAIN, "template")
+    assert np.array_equal(finished(head(1), reference), match_histogram(head(1), reference))
+    assert np.array_equal(finished(head(1), reference, "scaled"), scaled(head(1)))

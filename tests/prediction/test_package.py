@@ -170,3 +170,14 @@ def test_the_model_that_ships_is_small_complete_and_described():
 def test_a_packed_model_is_used_alone(packed, run_folder):
     with pytest.raises(ConfigError, match="a packed model is used alone"):
         open_model([packed, run_folder])
+
+
+def test_models_that_ship_are_called_by_name(tmp_path, monkeypatch):
+    painted = open_model(("painted",))
+    assert painted.name == "heatmap-painted"
+    # What was calibrated and predicted with it stays good: its digest is that of before.
+    assert painted.digest.startswith("42cd7d119bde")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "painted").mkdir()
+    with pytest.raises(ConfigError, match="no trained run"):
+        open_model(("painted",))

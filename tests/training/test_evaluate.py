@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from landmarking.config import settings
 from landmarking.errors import CohortError, ConfigError, RunError
 from landmarking.evaluation.predictions import read_predictions
 from landmarking.files import seal
+from landmarking.prediction.package import open_model
 from landmarking.runs import RunFolder
 from landmarking.training import evaluate
 from landmarking.training.evaluate import TransferConfig, evaluate_runs, finished_runs, load_model
@@ -106,3 +108,18 @@ def test_a_run_does_not_start_from_one_that_knows_its_test_people(training_value
     with pytest.raises(CohortError, match=r"adapt\.start: .*again has learnt from sub-"):
         run("other", 1, str(same_people))
     assert not (first.parent / "other").exists(), "nothing is left of what was refused"
+
+
+def test_a_run_starts_from_a_model_that_ships(training_values, make_cohort):
+    cohort = make_cohort(size=64)
+    network = {"_target_": "landmarking.models.heatmap.HeatmapNetwork"}
+    network |= {"channels": [16, 24, 32, 48, 64, 64]}
+    values = training_values | {"model": network, "adapt": {"start": "painted"}}
+    values |= {"optimizer": values["optimizer"] | {"lr": 0.0}}
+    run = run_training(settings(TrainingConfig, values), cohort)
+    trained = load_model(RunFolder(run.folder)).network.head.weight
+    shipped = open_model(("painted",)).members[0].network.head.weight
+    assert torch.equal(trained, shipped)
+    other = training_values | {"run": "other", "landmark": "AC", "adapt": {"start": "painted"}}
+    with pytest.raises(ConfigError, match=r"painted predicts AC, PC, .* and this run AC; take"):
+        run_training(settings(TrainingConfig, other), cohort)
