@@ -53,21 +53,21 @@ class PreprocessSettings:
         slice_size: Rows and columns before the crop.
         crop: First row and column kept, and the first not kept.
         spacing_mm: Pixel size in common space.
-        intensity: `matched` to the histogram of the reference, or `scaled` by the slice's own
-            percentiles.
         histogram_reference: `template`, or the path of a scan or of a recorded reference.
         normalisation: `image`, `batch` or `none`.
         midsagittal: Settings of the plane search.
+        intensity: `matched` to the histogram of the reference, or `scaled` by the slice's own
+            percentiles.
     """
 
     registration: str = "rigid"
     slice_size: int = 256
     crop: list[int] = field(default_factory=lambda: [50, 200])
     spacing_mm: float = 1.0
-    intensity: str = "matched"
     histogram_reference: str = "template"
     normalisation: str = "image"
     midsagittal: MidsagittalSettings = field(default_factory=MidsagittalSettings)
+    intensity: str = "matched"
 
     def __post_init__(self) -> None:
         """Check ranges.
