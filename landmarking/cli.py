@@ -150,6 +150,20 @@ def _add_calibrate(commands: Commands) -> None:
         "--groups", nargs="+", default=(), metavar="GROUP", help="default: those trained on"
     )
     command.add_argument("--coverage", type=float, default=0.9, help="default 0.9")
+    command.add_argument(
+        "--folds",
+        metavar="STUDY",
+        help="runs of the same recipe that each left out a fold of people, who are judged by them; "
+        "RUN_DIR itself may have learnt from everybody",
+    )
+    command.add_argument(
+        "--shifts",
+        type=int,
+        default=1,
+        choices=range(1, 10),
+        metavar="N",
+        help="average N looks at a slice, each shifted by a pixel or two (default 1, at most 9)",
+    )
 
 
 def _add_pack(commands: Commands) -> None:

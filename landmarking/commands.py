@@ -362,7 +362,14 @@ def calibrate(options: argparse.Namespace) -> int:
     from landmarking.preparation.prepared import load_prepared
 
     cohort = load_prepared(Path(options.on))
-    path, count = calibrate_runs(Path(options.run_folder), cohort, options.groups, options.coverage)
+    path, count = calibrate_runs(
+        Path(options.run_folder),
+        cohort,
+        options.groups,
+        options.coverage,
+        folds=Path(options.folds) if options.folds else None,
+        shifts=options.shifts,
+    )
     sys.stdout.write(f"calibrated on {count} scans: {path}\n")
     return 0
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from landmarking.errors import ConfigError, PredictionsError
 from landmarking.files import parse_json
 from landmarking.geometry import Array
+from landmarking.prediction.plausibility import Shape, shape_from_plain
 
 if TYPE_CHECKING:
     from landmarking.prediction.model import LandmarkModel
@@ -249,8 +250,17 @@ def from_plain(values: dict[str, Any]) -> Calibration:
     )
 
 
-def read_calibration(folder: Path, model: LandmarkModel) -> Calibration | None:
-    """What `calibrate_runs` wrote for a model, or None where there is nothing.
+def recorded_shifts(folder: Path) -> int:
+    """How many looks at a slice a run or study was calibrated with; one where it was not."""
+    try:
+        values = parse_json((folder / FILE).read_text(encoding="utf-8"))
+        return int(values.get("shifts", 1))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return 1  # what is wrong with the file is said where all of it is read
+
+
+def read_calibration(folder: Path, model: LandmarkModel) -> tuple[Calibration | None, Shape | None]:
+    """What `calibrate_runs` wrote for a model: radii and shape, None where there is nothing.
 
     Args:
         folder: Of the run or study.
@@ -261,11 +271,12 @@ def read_calibration(folder: Path, model: LandmarkModel) -> Calibration | None:
     """
     path = folder / FILE
     if not path.is_file():
-        return None
+        return None, None
     again = "calibrate again with `landmarking calibrate`, or remove the file"
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
         found = from_plain(values)
+        shape = shape_from_plain(values["shape"]) if values.get("shape") else None
         owner = values["model_digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a calibration ({error!r}); {again}") from error
@@ -274,7 +285,7 @@ def read_calibration(folder: Path, model: LandmarkModel) -> Calibration | None:
             f"{path}: belongs to another model ({owner[:12]}, this one is {model.digest[:12]}): "
             f"runs were added, removed or trained again; {again}"
         )
-    return found
+    return found, shape
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,7 @@ def _traced(graph: nn.Module, slices: NDArray[np.float32]) -> torch.export.Expor
 
 def _difference_mm(model: LandmarkModel, slices: NDArray[np.float32], run: Run) -> float:
     """The largest difference to torch of a position in mm, on one slice and on several."""
+    model = replace(model, shifts=1)  # a graph looks once; whoever calls it may average
     largest = 0.0
     for images in (slices[:1], slices):
         expected = model.locate(images)

@@ -19,7 +19,8 @@ from landmarking.geometry import Array
 from landmarking.imaging.intensity import Reference, normalise_images
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import LandmarkSet, landmark_set
-from landmarking.prediction.calibration import Calibration, read_calibration
+from landmarking.prediction.calibration import Calibration, read_calibration, recorded_shifts
+from landmarking.prediction.plausibility import Shape
 from landmarking.preparation.cache import BASELINE, canonical_json
 from landmarking.runs import RunFolder, run_folders
 
@@ -86,7 +87,10 @@ class LandmarkModel:
         reference: What histograms of slices are matched to.
         members: The networks; every landmark is predicted by one or more.
         calibration: Factors from doubt in pixels to radii in mm, or None.
+        shape: How landmarks of people lie to one another, or None.
         card: What the model was made of and how well it does, plain values.
+        shifts: How many times a network looks at a slice, each time shifted by whole pixels; the
+            answers are averaged.
     """
 
     name: str
@@ -95,7 +99,9 @@ class LandmarkModel:
     reference: Reference
     members: tuple[Member, ...]
     calibration: Calibration | None = None
+    shape: Shape | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
+    shifts: int = 1
 
     @cached_property
     def digest(self) -> str:
@@ -106,7 +112,9 @@ class LandmarkModel:
             for key, value in asdict(self.preprocess).items()
             if key in _FIRST_SETTINGS or (key in _LATER_SETTINGS and value != BASELINE[key])
         }
-        parts = [self.landmarks.names, plain, [dict(member.settings) for member in self.members]]
+        described = [dict(member.settings) for member in self.members]
+        looks = [self.shifts] if self.shifts > 1 else []
+        parts = [self.landmarks.names, plain, described, *looks]
         digest.update(canonical_json(parts).encode())
         digest.update(self.reference.digest.encode())
         for member in self.members:
@@ -128,7 +136,9 @@ class LandmarkModel:
         Raises:
             ConfigError: If the slices have another size than the networks were built for.
         """
-        predicted = [_answer(member, images) for member in self.members]
+        looks = [_moved_by(SHIFTS_PX[number], images) for number in range(self.shifts)]
+        answers_of = [[_answer(member, look) for look in looks] for member in self.members]
+        predicted = [_averaged(answers) for answers in answers_of]
         points = np.full((len(images), len(self.landmarks), 2), np.nan)
         doubt = np.full(points.shape[:2], np.nan)
         for column, name in enumerate(self.landmarks.names):
@@ -141,6 +151,34 @@ class LandmarkModel:
             points[:, column] = places.mean(axis=0)
             doubt[:, column] = _doubt(places, np.stack([spread for _, spread in answers]))
         return Located(points, doubt)
+
+
+SHIFTS_PX = ((0, 0), (1, 1), (-1, -1), (1, -1), (-1, 1), (2, 0), (0, 2), (-2, 0), (0, -2))
+"""Columns and rows that a slice is moved by, one look after the other."""
+
+
+def _moved_by(shift_px: tuple[int, int], images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Slices moved by whole pixels, to the right and down; what comes in repeats the edge."""
+    right, down = shift_px
+    wide = np.pad(images, ((0, 0), *((abs(step),) * 2 for step in (down, right))), mode="edge")
+    rows, columns = (
+        slice(abs(step) - step, abs(step) - step + length)
+        for step, length in zip((down, right), images.shape[1:], strict=True)
+    )
+    return wide[:, rows, columns]
+
+
+def _averaged(answers: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """One network's places, moved back and averaged, and their spread; see `_answer`."""
+    if len(answers) == 1:
+        return answers[0]
+    places = np.stack(
+        [place - np.array(shift) for (place, _), shift in zip(answers, SHIFTS_PX, strict=False)]
+    )
+    spreads = np.stack([spread for _, spread in answers])
+    between = places.var(axis=0).sum(axis=-1)
+    within = np.where(np.isfinite(spreads), spreads**2, 0.0).mean(axis=0)
+    return places.mean(axis=0), np.sqrt(within + between)
 
 
 def _doubt(places: Array, spreads: Array) -> Array:
@@ -225,7 +263,9 @@ def model_from_runs(paths: Sequence[Path]) -> LandmarkModel:
     )
     if len(paths) > 1:
         return model
-    return replace(model, calibration=read_calibration(paths[0], model))
+    model = replace(model, shifts=recorded_shifts(paths[0]))
+    calibration, shape = read_calibration(paths[0], model)
+    return replace(model, calibration=calibration, shape=shape)
 
 
 def trained_runs(path: Path) -> list[RunFolder]:

@@ -29,6 +29,7 @@ from landmarking.imaging.pipeline import PreprocessSettings, template_slice
 from landmarking.landmarks import landmark_set
 from landmarking.prediction.calibration import from_plain, to_plain
 from landmarking.prediction.model import LandmarkModel, Member, build_member, model_from_runs
+from landmarking.prediction.plausibility import shape_from_plain, shape_to_plain
 from landmarking.preparation.cache import canonical_json
 
 FORMAT = 1
@@ -109,6 +110,8 @@ def _description(model: LandmarkModel) -> dict[str, Any]:
             for member in model.members
         ],
         "calibration": None if calibration is None else to_plain(calibration),
+        **({"shifts": model.shifts} if model.shifts > 1 else {}),
+        **({"shape": shape_to_plain(model.shape)} if model.shape else {}),
     }
 
 
@@ -184,7 +187,9 @@ def _model(path: Path, card: dict[str, Any], arrays: Mapping[str, Any]) -> Landm
         reference=_reference(preprocess, arrays[_REFERENCE], card["reference"]["source"]),
         members=tuple(_members(path, card["members"], arrays)),
         calibration=None if calibration is None else from_plain(calibration),
+        shape=shape_from_plain(card["shape"]) if card.get("shape") else None,
         card=card,
+        shifts=int(card.get("shifts", 1)),
     )
 
 

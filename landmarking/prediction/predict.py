@@ -277,6 +277,10 @@ def _landmarks(
     pixel_mm = float(np.linalg.norm(cut.geometry.pixel_to_world[:3, 0]))
     doubt_mm, what = (doubt_px * pixel_mm, "spread") if radii is None else (radii, "radius")
     reasons = landmark_flags(scan, cut.geometry, points_mm, doubt_mm, what)
+    if model.shape is not None:
+        in_plane = points_px @ cut.geometry.px_to_mm.T
+        odd = model.shape.implausible(in_plane[None])[0]
+        reasons = [(*r, IMPLAUSIBLE) if o else r for r, o in zip(reasons, odd, strict=True)]
     return tuple(
         PredictedLandmark(
             name=landmark.name,
@@ -290,6 +294,8 @@ def _landmarks(
         for index, landmark in enumerate(model.landmarks.landmarks)
     )
 
+
+IMPLAUSIBLE = "lies where the other landmarks of a head would not let it"
 
 SMALLEST_DOUBT_PX = 0.05
 """Doubt below it counts as this much, so that no radius is zero."""

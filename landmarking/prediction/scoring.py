@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from landmarking.geometry import Array, SliceGeometry
 from landmarking.landmarks import landmark_set, read_landmarks
 from landmarking.prediction.calibration import FILE, calibrate, coverage_table, to_plain
 from landmarking.prediction.model import LandmarkModel, model_from_runs, trained_runs
+from landmarking.prediction.plausibility import FEWEST, Shape, fit_shape, shape_to_plain
 from landmarking.prediction.predict import scores
 from landmarking.preparation.cache import differing_settings
 
@@ -171,9 +172,17 @@ def _check_same_slices(model: LandmarkModel, cohort: PreparedCohort) -> None:
 
 
 def calibrate_runs(
-    folder: Path, cohort: PreparedCohort, groups: Sequence[str] = (), coverage: float = 0.9
+    folder: Path,
+    cohort: PreparedCohort,
+    groups: Sequence[str] = (),
+    coverage: float = 0.9,
+    *,
+    folds: Path | None = None,
+    shifts: int = 1,
 ) -> tuple[Path, int]:
     """Find radii on people whom no run has learnt from, and keep them beside the runs.
+
+    Where there are enough people, a shape model of their known landmarks is kept too.
 
     Args:
         folder: A run, or a study whose runs make one model.
@@ -181,6 +190,9 @@ def calibrate_runs(
         groups: Groups to calibrate on; by default those that the runs were trained on, of which
             the people held out for validation remain.
         coverage: Probability with which a radius is to hold the truth.
+        folds: Study of runs of the same recipe that left out a fold of people each; every person
+            is judged by those that had not seen them, and the runs of `folder` may know all.
+        shifts: Looks at a slice, each shifted, that are averaged.
 
     Returns:
         The file written, and the number of scans.
@@ -191,24 +203,72 @@ def calibrate_runs(
         PredictionsError: If there are too few people.
     """
     (folder / FILE).unlink(missing_ok=True)
-    model = model_from_runs([folder])
+    model = replace(model_from_runs([folder]), shifts=shifts)
     wanted = groups or model.members[0].facts.get("train_groups") or ["train"]
-    chosen = np.intersect1d(cohort.indices(wanted), unseen(cohort, learnt_from([folder])))
-    if not len(chosen):
+    members = cohort.indices(wanted)
+    judged = [
+        score(judge, cohort, chosen)
+        for judge, chosen in _judges(model, folder, folds, cohort, members, shifts)
+        if len(chosen)
+    ]
+    if not judged:
         raise ConfigError(
-            f"{folder}: the runs have learnt from everybody in {', '.join(wanted)} of "
+            f"{folds or folder}: the runs have learnt from everybody in {', '.join(wanted)} of "
             f"{cohort.folder}; calibrate on the cohort that they were trained on, or other groups"
         )
-    scored = score(model, cohort, chosen)
-    found = calibrate(scored.errors_mm, scores(scored.doubt_px), coverage)
+    errors_mm = np.concatenate([scored.errors_mm for scored in judged])
+    doubt_px = np.concatenate([scored.doubt_px for scored in judged])
+    found = calibrate(errors_mm, scores(doubt_px), coverage)
     facts: dict[str, Any] = {
         "cohort": cohort.name,
         "cohort_digest": cohort.digest,
         "groups": list(wanted),
     }
-    facts |= {"simulated": cohort.simulated, "scans": len(chosen), "model_digest": model.digest}
+    facts |= {"simulated": cohort.simulated, "scans": len(errors_mm), "model_digest": model.digest}
+    facts |= {"shifts": shifts} if shifts > 1 else {}
+    shape = _shape(model, cohort, members)
+    facts |= {"shape": shape_to_plain(shape)} if shape else {}
     write_text(folder / FILE, json.dumps({**to_plain(found), **facts}, indent=1) + "\n")
-    return folder / FILE, len(chosen)
+    return folder / FILE, len(errors_mm)
+
+
+def _judges(
+    model: LandmarkModel,
+    folder: Path,
+    folds: Path | None,
+    cohort: PreparedCohort,
+    members: NDArray[np.int64],
+    shifts: int,
+) -> Iterator[tuple[LandmarkModel, NDArray[np.int64]]]:
+    """Models, each with the scans of people that it has not seen."""
+    if folds is None:
+        yield model, np.intersect1d(members, unseen(cohort, learnt_from([folder])))
+        return
+    by_people: dict[frozenset[str], list[Path]] = {}
+    for run in trained_runs(folds):
+        split = read_split(run.split)
+        known = frozenset({*split.train, *split.validation})
+        by_people.setdefault(known, []).append(run.path)
+    for known, runs in by_people.items():
+        # Seeds of one fold are averaged, as those of the model are.
+        yield (
+            replace(model_from_runs(runs), shifts=shifts),
+            np.intersect1d(members, unseen(cohort, known)),
+        )
+
+
+def points_mm(cohort: PreparedCohort, columns: Sequence[int], rows: NDArray[np.int64]) -> Array:
+    """Known landmarks in the plane, in mm, shape (B, L, 2)."""
+    points = cohort.points_px[rows][:, columns]
+    metric = np.array([cohort.geometry(int(row)).px_to_mm for row in rows]).reshape(-1, 2, 2)
+    return np.asarray(np.einsum("bij,blj->bli", metric, points))
+
+
+def _shape(model: LandmarkModel, cohort: PreparedCohort, rows: NDArray[np.int64]) -> Shape | None:
+    columns = [cohort.landmarks.index(name) for name in model.landmarks.names]
+    known = points_mm(cohort, columns, rows)
+    enough = int(np.isfinite(known).all(axis=(1, 2)).sum()) >= FEWEST
+    return fit_shape(known) if enough and len(columns) > 2 else None
 
 
 def learnt_from(paths: Sequence[Path]) -> set[str]:

@@ -50,6 +50,34 @@ def test_a_network_without_heatmaps_has_no_doubt_alone_and_some_in_company(
     np.testing.assert_allclose(both.doubt_px, half_apart)
 
 
+class Brightest(torch.nn.Module):
+    """Finds the brightest pixel, wherever it lies."""
+
+    def forward(self, batch):
+        flat = batch.flatten(1).argmax(dim=1)
+        return torch.stack([flat % batch.shape[-1], flat // batch.shape[-1]], -1)[:, None].float()
+
+
+def test_shifted_looks_find_the_same_place(model):
+    member = replace(
+        model.members[0],
+        network=Brightest(),
+        settings={**model.members[0].settings, "landmarks": ["AC"], "normalisation": "none"},
+    )
+    alone = replace(model, landmarks=model.landmarks.subset(["AC"]), members=(member,), shifts=9)
+    images = IMAGES.copy()
+    images[[0, 1, 2], [40, 77, 90], [30, 60, 111]] = 99.0
+    found = alone.locate(images)
+    assert found.points_px[:, 0].tolist() == [[30, 40], [60, 77], [111, 90]]
+    assert np.allclose(found.doubt_px, 0.0)
+
+
+def test_looks_that_differ_are_averaged_and_count_as_doubt(model):
+    once, often = model.locate(IMAGES), replace(model, shifts=5).locate(IMAGES)
+    assert not np.allclose(once.points_px, often.points_px)
+    assert (often.doubt_px > 0.0).all()
+
+
 def test_a_sweep_of_single_landmarks_is_one_model_in_the_sets_order(make_run, tmp_path):
     for name in ("PMJ", "AC"):
         make_run(tmp_path / f"sl-{name}", names=(name,), landmark=name, seed=len(name))

@@ -8,6 +8,7 @@ from landmarking.data.splits import Split, write_split
 from landmarking.errors import ConfigError, LandmarkError
 from landmarking.geometry import SliceGeometry
 from landmarking.landmarks import landmark_set, write_fcsv
+from landmarking.prediction.calibration import calibrate
 from landmarking.prediction.model import model_from_runs
 from landmarking.prediction.packing import Packing, card_page, card_text, describe, pack
 from landmarking.prediction.predict import scores
@@ -81,6 +82,40 @@ def test_a_calibration_serves_its_own_model_only(study, cohort, make_run):
     (study / "calibration.json").write_text("{}")
     with pytest.raises(ConfigError, match="not a calibration"):
         model_from_runs([study])
+
+
+def test_everybody_is_judged_by_the_runs_that_left_them_out(study, cohort, make_run, tmp_path):
+    people = [f"sub-{number:02d}" for number in range(26)]
+    for fold in range(2):
+        left_out = set(people[fold::2])
+        for seed in (1, 2):
+            run = make_run(tmp_path / "folds" / f"f{fold}-s{seed}", seed=10 * fold + seed)
+            known = tuple(name for name in people if name not in left_out)
+            write_split(run / "split.json", Split(known[2:], known[:2], seed, 0.1))
+    path, count = calibrate_runs(study, cohort, folds=tmp_path / "folds", shifts=3)
+    assert count == 26
+    calibration = model_from_runs([study]).calibration
+    errors, doubt = [], []
+    for fold in range(2):
+        runs = [tmp_path / "folds" / f"f{fold}-s{seed}" for seed in (1, 2)]
+        judge = replace(model_from_runs(runs), shifts=3)
+        scored = score(judge, cohort, np.arange(fold, 26, 2))
+        errors.append(scored.errors_mm)
+        doubt.append(scored.doubt_px)
+    expected = calibrate(np.concatenate(errors), scores(np.concatenate(doubt)), 0.9)
+    np.testing.assert_allclose(calibration.factors, expected.factors)
+    values = json.loads(path.read_text())
+    assert values["scans"] == 26
+
+
+def test_looks_and_shape_travel_with_the_radii_and_the_package(study, cohort, tmp_path):
+    calibrate_runs(study, cohort, shifts=4)
+    model = model_from_runs([study])
+    assert model.shifts == 4
+    assert model.digest != replace(model, shifts=1).digest
+    packed = pack(tmp_path / "model.zip", Packing((study,), "known"))
+    assert packed.shifts == 4
+    assert np.array_equal(packed.shape.limits, model.shape.limits)
 
 
 def test_slices_made_in_another_way_are_refused(study, cohort):
