@@ -142,6 +142,41 @@ LARGE_DOUBT_MM = 5.0
 """A radius (or, without calibration, a spread) above this is flagged."""
 
 
+NO_HEAD = 0.35
+"""A registration of lower quality has found no head; upright T1 scans of people reach 0.69."""
+
+UNLIKE_T1 = 0.25
+"""A slice that correlates less with the reference, and on which a network sees no landmark, shows
+something else than a head in T1; T1 scans of people reach 0.33."""
+
+NO_LANDMARK_MM = 5.0
+"""Mean spread of heatmaps above which a network sees no landmark; on T1 scans it is 2 to 4 mm."""
+
+
+def refusal(quality: Mapping[str, float | str | bool], spread_mm: Array) -> str:
+    """Why no number should come out of a scan at all; empty where there is no such reason.
+
+    Args:
+        quality: Figures of the pipeline by name.
+        spread_mm: The model's own doubt, shape (L,); NaN where it has none.
+    """
+    registration = _number(quality, "registration_quality")
+    if registration < NO_HEAD:
+        return (
+            f"no T1 head in its usual position was found (registration quality {registration:.2f}, "
+            f"at least {NO_HEAD} is needed): check the axes in the header, and that it is a T1 scan"
+        )
+    known = spread_mm[np.isfinite(spread_mm)]
+    likeness = _number(quality, "reference_correlation")
+    if len(known) and likeness < UNLIKE_T1 and float(known.mean()) > NO_LANDMARK_MM:
+        return (
+            f"its slice is unlike T1 (correlation {likeness:.2f}) and no landmark is seen on it "
+            f"(mean spread {float(known.mean()):.1f} mm): check the contrast, and the axes in the "
+            "header; landmarks come out of T1 scans only"
+        )
+    return ""
+
+
 def scan_flags(quality: Mapping[str, float | str | bool]) -> tuple[str, ...]:
     """Reasons to look at a whole scan.
 

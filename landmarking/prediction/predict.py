@@ -11,11 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from landmarking.errors import ScanError
 from landmarking.files import file_sha256
 from landmarking.geometry import Array, Plane, SliceGeometry, apply_affine
 from landmarking.imaging.intensity import finished
 from landmarking.imaging.pipeline import Slice, plane_stage, register_stage, slice_stage
-from landmarking.imaging.quality import intensity_figures, landmark_flags, outside_share, scan_flags
+from landmarking.imaging.quality import (
+    intensity_figures,
+    landmark_flags,
+    outside_share,
+    refusal,
+    scan_flags,
+)
 from landmarking.imaging.scan import Scan, load_scan, to_pil
 from landmarking.prediction.batch import Clock
 from landmarking.prediction.model import LandmarkModel
@@ -211,7 +218,8 @@ def predict_scan(source: Path | Scan, model: LandmarkModel) -> ScanPrediction:
         Landmarks in the scan's world, with the slice and what to look at.
 
     Raises:
-        ScanError: If the scan cannot be read or is no head.
+        ScanError: If the scan cannot be read or shows no T1 head, so that no number would mean
+            anything.
         ConfigError: If the model does not fit its own preprocessing.
     """
     clock = Clock()
@@ -220,6 +228,8 @@ def predict_scan(source: Path | Scan, model: LandmarkModel) -> ScanPrediction:
     cut, image = slice_for_model(canonical, model, clock)
     located = clock.timed("network", lambda: model.locate(image[None]))
     points_px, doubt_px = located.points_px[0], located.doubt_px[0]
+    if reason := refusal(cut.qc, doubt_px * pixel_mm(cut.geometry)):
+        raise ScanError(f"{scan.name}: {reason}")
     points_mm = cut.geometry.to_world(points_px)
     middle = np.asarray(points_mm.mean(axis=0))
     is_file = isinstance(source, Path)
@@ -274,8 +284,8 @@ def _landmarks(
     radii = (
         None if model.calibration is None else model.calibration.radius(scores(doubt_px[None]))[0]
     )
-    pixel_mm = float(np.linalg.norm(cut.geometry.pixel_to_world[:3, 0]))
-    doubt_mm, what = (doubt_px * pixel_mm, "spread") if radii is None else (radii, "radius")
+    spread_mm = doubt_px * pixel_mm(cut.geometry)
+    doubt_mm, what = (spread_mm, "spread") if radii is None else (radii, "radius")
     reasons = landmark_flags(scan, cut.geometry, points_mm, doubt_mm, what)
     if model.shape is not None:
         in_plane = points_px @ cut.geometry.px_to_mm.T
@@ -293,6 +303,11 @@ def _landmarks(
         )
         for index, landmark in enumerate(model.landmarks.landmarks)
     )
+
+
+def pixel_mm(geometry: SliceGeometry) -> float:
+    """Side of a pixel of a slice in the scan's own mm."""
+    return float(np.linalg.norm(geometry.pixel_to_world[:3, 0]))
 
 
 IMPLAUSIBLE = "lies where the other landmarks of a head would not let it"

@@ -1,99 +1,66 @@
+"""When no number may come out of a scan, by its figures and on heads that are made nonsense."""
+
+import nibabel as nib
 import numpy as np
 import pytest
 
-from landmarking.geometry import SliceGeometry
-from landmarking.imaging.quality import intensity_figures, landmark_flags, outside_share, scan_flags
-from landmarking.imaging.scan import Scan
+from landmarking.errors import ScanError
+from landmarking.imaging.quality import refusal
+from landmarking.imaging.scan import Scan, load_scan
+from landmarking.imaging.template import block_average, load_template
+from landmarking.prediction.package import open_model
+from landmarking.prediction.predict import predict_scan
 
-GEOMETRY = SliceGeometry(
-    np.array([[0, 0, -1, 0], [-1, 0, 0, 9], [0, -1, 0, 19], [0, 0, 0, 1]], dtype=float), (20, 10)
-)
-
-
-def affine(r=-2.0, a=0.0, s=0.0, voxel_mm=1.0):
-    matrix = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
-    matrix[:3, 3] = r, a, s
-    return matrix
+SURE = np.full(8, 2.0)
+GOOD = {"registration_quality": 0.7, "reference_correlation": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("shape", "placed", "expected"),
+    ("figures", "spread", "words"),
     [
-        ((5, 10, 20), affine(), 0.0),
-        ((5, 5, 20), affine(), 0.5),
-        ((5, 10, 20), affine(s=4.0), 0.2),
-        ((5, 10, 20), affine(r=1.0), 1.0),
-        ((5, 10, 20), affine(r=0.5), 0.0),
-        ((5, 5, 10), affine(a=0.5, s=0.5, voxel_mm=2.0), 0.0),
+        ({}, 2.0, ""),
+        ({"registration_quality": 0.34}, 2.0, "registration quality 0.34"),
+        ({"reference_correlation": 0.2}, 8.0, "unlike T1"),
+        # One alone may be an odd head; the network that is sure knows better.
+        ({"reference_correlation": 0.2}, 2.0, ""),
+        ({"reference_correlation": 0.4}, 8.0, ""),
+        ({"reference_correlation": 0.2}, np.nan, ""),
+        ({"registration_quality": float("nan")}, 2.0, ""),
     ],
 )
-def test_the_share_outside_counts_pixels_without_a_voxel(shape, placed, expected):
-    assert outside_share(GEOMETRY, shape, placed) == pytest.approx(expected)
+def test_what_is_refused(figures, spread, words):
+    reason = refusal(GOOD | figures, np.full(8, spread))
+    assert (words in reason) if words else reason == ""
 
 
-def test_intensity_figures_follow_their_definitions():
-    rng = np.random.default_rng(0)
-    raw = rng.gamma(2, 50, (30, 40)).astype(np.float32)
-    reference = rng.normal(0, 1, (30, 40)).astype(np.float32)
-    matched = (0.3 * reference + rng.normal(0, 1, (30, 40))).astype(np.float32)
-    brain = rng.random((30, 40)) < 0.4
-    figures = intensity_figures(raw, matched, reference, brain)
-    assert figures["raw_mean"] == pytest.approx(raw.mean(), rel=1e-5)
-    assert figures["raw_variation"] == pytest.approx(raw.std() / raw.mean(), rel=1e-5)
-    assert figures["raw_p50"] == pytest.approx(np.median(raw))
-    expected = np.corrcoef(matched[brain], reference[brain])[0, 1]
-    assert figures["reference_correlation"] == pytest.approx(expected, abs=1e-6)
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    template = load_template()
+    data, affine = block_average(template.brain, template.affine, 2.0)
+    path = tmp_path_factory.mktemp("scans") / "head.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(data, np.float32), affine), path)
+    return load_scan(path)
 
 
-def test_a_mean_reference_has_no_correlation_and_a_dark_slice_no_variation():
-    zeros = np.zeros((4, 4), np.float32)
-    figures = intensity_figures(zeros, zeros, np.zeros(1024, np.float32), zeros > 0)
-    assert "reference_correlation" not in figures
-    assert np.isnan(figures["raw_variation"])
-    same = intensity_figures(zeros, zeros, zeros, zeros == 0)
-    assert np.isnan(same["reference_correlation"])
+def upside_down(data):
+    return data[:, :, ::-1]
 
 
-# Fixed rules that say what to look at.
+def inverted(data):
+    top = np.percentile(data, 99.5)
+    return np.where(data > 0.1 * top, 1.15 * top - data, data)
 
 
-GOOD = {
-    "registration_ok": True,
-    "registration_quality": 0.9,
-    "symmetry_score": 0.9,
-    "symmetry_sharpness": 0.05,
-    "notes": "",
-}
+def vessels(data):
+    return np.where(data > np.percentile(data, 99), data, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({}, ""),
-        ({"registration_ok": False, "registration_quality": 0.41}, "registration is doubtful (0.4"),
-        ({"symmetry_score": 0.3}, "symmetry is low (0.30)"),
-        ({"symmetry_sharpness": 0.001}, "the plane is a guess"),
-        ({"notes": "sform and qform differ"}, "sform and qform differ"),
-        ({"symmetry_score": float("nan")}, ""),
-    ],
-)
-def test_scans(change, expected):
-    found = scan_flags({**GOOD, **change})
-    assert len(found) == bool(expected)
-    assert "".join(found).startswith(expected)
+def test_a_head_is_predicted(head):
+    assert len(predict_scan(head, open_model()).landmarks) == 8
 
 
-def test_landmarks():
-    """Pixels of 1 mm; voxels reach from x = -10 to 10, y and z from -50 to 50 mm."""
-    affine = np.diag([1.0, 1, 1, 1])
-    affine[:3, 3] = (-10, -50, -50)
-    scan = Scan(np.zeros((21, 101, 101), np.float32), affine, "scan")
-    matrix = np.array([[0, 0, -1.0, 0], [-1, 0, 0, 75], [0, -1, 0, 75], [0, 0, 0, 1.0]])
-    geometry = SliceGeometry(matrix, (150, 150))
-    points = np.array([[0, 0, 0], [0, 60, 0], [0, 0, 70], [0, 0, 0]])
-    doubt = np.array([1.0, 1.0, 1.0, 5.5])
-    found = landmark_flags(scan, geometry, points, doubt, "radius")
-    assert found[0] == ()
-    assert found[1] == ("outside the scan",)
-    assert found[2] == ("outside the scan", "5.5 mm from the border of the slice")
-    assert found[3] == ("the model is in doubt (radius 5.5 mm)",)
+@pytest.mark.parametrize("change", [upside_down, inverted, vessels])
+def test_no_number_comes_out_of_nonsense(head, change):
+    data = np.ascontiguousarray(change(head.data)).astype(np.float32)
+    with pytest.raises(ScanError, match=r"check the (axes|contrast)"):
+        predict_scan(Scan(data, head.affine, "odd"), open_model())
