@@ -149,7 +149,7 @@ class TrainingConfig:
         landmarks: Which landmarks.
         optimizer: `_target_` and arguments of one of torch's optimizers.
         schedule: Learning rate by epoch, `Schedule` or one of torch's schedulers.
-        loss: `_target_` of another loss than the paper's.
+        loss: `_target_` of another loss than the paper's; empty for that.
         augment: Changes to training slices.
         adapt: Learning from a few people of another group.
         data: Batches and split.
@@ -179,7 +179,7 @@ class TrainingConfig:
     landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
     optimizer: dict[str, Any] = field(default_factory=lambda: dict(PAPER_OPTIMIZER))
     schedule: dict[str, Any] = field(default_factory=lambda: dict(PAPER_SCHEDULE))
-    loss: dict[str, Any] | None = None
+    loss: dict[str, Any] = field(default_factory=dict)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -214,6 +214,10 @@ class TrainingConfig:
                     f"{name} is a whole number from 0 to 4294967295, found {getattr(self, name)}"
                 )
         network_class(self.model)
+        # Without a name it is the paper's, however the file writes that.
+        self.loss = self.loss if self.loss.get("_target_") else {}
+        if self.loss:
+            check_arguments("loss", self.loss)
         check_optimizer(self.optimizer)
         check_arguments("schedule", self.schedule)
         if self.schedule.get("_target_") == PAPER_SCHEDULE["_target_"]:
@@ -347,6 +351,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
         values: The content of a run's config.yaml.
     """
     found: dict[str, Any] = with_current_paths(values)
+    found["loss"] = found.get("loss") or {}  # null once
     if "batches" not in found:
         return found
     batches = dict(found.pop("batches") or {})

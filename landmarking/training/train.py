@@ -281,7 +281,7 @@ def _fit(
         network=config.model,
         optimizer=config.optimizer,
         schedule=config.schedule,
-        loss=config.loss,
+        loss=config.loss or None,
         channels_last=config.speed.channels_last,
     )
     module.learn_from(data)

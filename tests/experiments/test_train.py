@@ -162,6 +162,14 @@ def test_a_sweep_over_settings_makes_a_folder_for_each_of_them(shell, tmp_path):
     assert len(labels) == 4, "they are told apart in tables"
 
 
+@pytest.mark.parametrize(
+    "override", ["loss={_target_: torch.nn.SmoothL1Loss}", "loss._target_=torch.nn.SmoothL1Loss"]
+)
+def test_another_loss_is_named_on_the_command_line(shell, tmp_path, override):
+    status, _, err = shell("experiment=demo_ml", f"outputs={tmp_path}", *SMALL, override, "run=r")
+    assert (status, err, runs_of(tmp_path / "demo")) == (0, "", ["r"])
+
+
 def test_an_experiment_of_ones_own_lies_in_a_folder_of_ones_own(shell, tmp_path):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     text = "# @package _global_\ndefaults: [demo_ml, _self_]\nstudy: mine\n"
