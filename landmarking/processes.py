@@ -16,7 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import (
+    get_all_start_methods,
+    get_context,
+    get_start_method,
+    set_start_method,
+)
 from typing import TypeVar
 
 from landmarking.errors import LandmarkingError
@@ -76,6 +81,9 @@ def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -
                 result = function(job)
             yield result
         return
+    # A worker of joblib passes on its own way to start processes, which a spawned one lacks.
+    if get_start_method(allow_none=True) not in (None, *get_all_start_methods()):
+        set_start_method("spawn", force=True)
     # "spawn": a fork of a process that has run threads (ITK, OpenMP, torch) may hang.
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(jobs)),

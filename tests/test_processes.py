@@ -46,6 +46,26 @@ def test_available_cores_are_at_least_one():
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
+IN_JOBLIB = """
+import operator
+from joblib import Parallel, delayed
+from landmarking.processes import map_processes
+
+def shared(start):
+    return sorted(map_processes(operator.neg, [start, start + 1], 2))
+
+if __name__ == "__main__":
+    print(Parallel(n_jobs=2)(delayed(shared)(start) for start in (1, 5)))
+"""
+
+
+def test_a_worker_of_joblib_has_workers_of_its_own(tmp_path):
+    (tmp_path / "script.py").write_text(IN_JOBLIB)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "[[-2, -1], [-6, -5]]\n", done.stderr
+
+
 # Freed memory stays with the process: a second large array brings no page faults.
 
 
