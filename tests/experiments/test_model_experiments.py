@@ -55,6 +55,25 @@ def test_an_experiment_composes_to_settings_of_its_own_study(name: str) -> None:
         assert hydra.sweeper.params.landmark.split(",") == list(config.landmarks.build().names)
 
 
+@pytest.mark.parametrize("name", ["people_heatmap", "people_ml", "people_sl", "people_final"])
+def test_an_experiment_on_people_learns_from_nobody_whom_it_tests(name: str) -> None:
+    single = ["landmark=AC"] if name == "people_sl" else []
+    config, hydra = training_config(f"experiment={name}", "cohort.root=DIR", *single)
+    assert config.experiment == name
+    assert config.preprocess.intensity == "scaled"
+    assert hydra.mode.name == "MULTIRUN"
+    if name == "people_final":
+        assert (config.cohort.train_groups, config.cohort.test_groups) == (["people"], ["ten"])
+        return
+    assert config.cohort.train_groups == ["people-adapt"]
+    assert config.cohort.test_groups == ["people", "ten"]
+    assert (config.adapt.group, config.adapt.people) == ("people", None)
+    assert hydra.sweeper.params["adapt.fold"] == "0,1,2,3,4"
+    assert config.run == "-".join(
+        [config.label, *(["AC"] if single else []), f"fold{config.adapt.fold}", "seed0"]
+    )
+
+
 def test_equal_compute_is_one_epoch_for_each_network_of_an_ensemble() -> None:
     single, _ = training_config("experiment=study_single", "landmark=AC")
     equal, _ = training_config("experiment=study_compute")
