@@ -18,6 +18,9 @@ from landmarking.geometry import Array
 OWN_SD_MM = 0.5
 """Error of the points that a shape model is made of, and of those that it is asked about."""
 
+LEAST_LIMIT = 4.0
+"""No distance below it is implausible: one in 3,000 of a Gaussian, and other groups differ more."""
+
 FEWEST = 20
 """People that a shape model needs."""
 
@@ -83,7 +86,7 @@ def fit_shape(points_mm: Array, slack: float = 1.25) -> Shape:
     Args:
         points_mm: Known points in the plane, shape (B, L, 2); people with a missing one are left
             out.
-        slack: Limits above the largest distance of a person whom the model has not seen.
+        slack: Limit over the largest distance of a person whom the model has not seen.
 
     Raises:
         PredictionsError: If fewer than `FEWEST` people have all points.
@@ -99,7 +102,7 @@ def fit_shape(points_mm: Array, slack: float = 1.25) -> Shape:
     largest = np.concatenate(
         [_gaussian(known[folds != f]).distances(known[folds == f]) for f in range(10)]
     ).max(axis=0)
-    return Shape(everyone.mean_mm, everyone.covariance, slack * largest)
+    return Shape(everyone.mean_mm, everyone.covariance, np.maximum(slack * largest, LEAST_LIMIT))
 
 
 def _gaussian(points_mm: Array) -> Shape:
