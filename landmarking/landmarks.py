@@ -113,7 +113,7 @@ class LandmarkSet:
         """
         result = np.full((len(self), 3), np.nan)
         for index, landmark in enumerate(self.landmarks):
-            found = [label for label in points if label.casefold() in landmark.spellings]
+            found = [label for label in points if _spelling(label) in landmark.spellings]
             if len(found) > 1:
                 raise LandmarkError(
                     f"landmark {landmark.name} comes {len(found)} times, as {', '.join(found)}; "
@@ -122,6 +122,12 @@ class LandmarkSet:
             if found:
                 result[index] = points[found[0]]
         return result
+
+
+def _spelling(label: str) -> str:
+    """A label without its case, and without the number that Slicer adds to it: ac of AC-1."""
+    name, dash, number = label.casefold().rpartition("-")
+    return name if dash and name and number.isdigit() else label.casefold()
 
 
 @cache
@@ -157,6 +163,9 @@ def landmark_set(name: str) -> LandmarkSet:
 def read_landmarks(path: Path) -> dict[str, Array]:
     """Read the points of a Markups `.mrk.json` or `.fcsv` file.
 
+    Points that Slicer calls undefined or missing are left out. A `.mrk.json` that states no frame
+    is in LPS and one that states no unit in mm, as Slicer's schema has them.
+
     Args:
         path: File to read; its suffix decides the format.
 
@@ -170,7 +179,7 @@ def read_landmarks(path: Path) -> dict[str, Array]:
     """
     name = path.name.casefold()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LandmarkError(
             f"{path}: cannot be read as text ({error}); save the points again from Slicer"
@@ -182,51 +191,97 @@ def read_landmarks(path: Path) -> dict[str, Array]:
     raise LandmarkError(f"{path}: landmarks are read from .mrk.json or .fcsv files")
 
 
+AGAIN = "save the points again from Slicer"
+
+
 def _read_markups(path: Path, text: str) -> dict[str, Array]:
     try:
-        (markup,) = parse_json(text)["markups"]
-        frame = markup["coordinateSystem"]
-        rows = [
-            (str(point["label"]), point["position"])
-            for point in markup["controlPoints"]
-            if point.get("positionStatus", "defined") == "defined"
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise LandmarkError(
-            f"{path}: not a 3D Slicer Markups file with one list of points ({error!r}); "
-            "save the points again from Slicer as .mrk.json"
+            f"{path}: not a 3D Slicer Markups file, which is JSON ({error}); {AGAIN}"
         ) from error
-    return _to_world(path, frame, rows)
+    lists = values.get("markups") if isinstance(values, dict) else None
+    if not isinstance(lists, list) or not all(isinstance(markup, dict) for markup in lists):
+        raise LandmarkError(
+            f"{path}: not a 3D Slicer Markups file, which has `markups`; {AGAIN} as .mrk.json"
+        )
+    if len(lists) != 1:
+        raise LandmarkError(
+            f"{path}: not a 3D Slicer Markups file with one list of points, found {len(lists)} "
+            "lists; save each list to a file of its own"
+        )
+    markup = lists[0]
+    points = markup.get("controlPoints")
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise LandmarkError(f"{path}: its list has no `controlPoints`; {AGAIN}")
+    unit = markup.get("coordinateUnits", "mm")
+    if not isinstance(unit, str) or unit not in _UNITS_MM:
+        raise LandmarkError(
+            f"{path}: coordinateUnits is one of {', '.join(_UNITS_MM)}, found {unit!r}; {AGAIN}"
+        )
+    rows = [
+        (str(point.get("label", "")), point.get("position"))
+        for point in points
+        if point.get("positionStatus", "defined") == "defined"
+    ]
+    return _to_world(path, markup.get("coordinateSystem", "LPS"), rows, _UNITS_MM[unit])
+
+
+_UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "\N{MICRO SIGN}m": 0.001}
+
+_FCSV_COLUMNS = (
+    *("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc"),
+    *("associatedNodeID", "positionStatus", "autoCreated"),
+)
+"""Columns of `.fcsv`; Slicer 4.13 added the last two."""
+
+_DEFINED = "2"
+"""positionStatus of a point that was placed; 0 is undefined, 1 a preview, 3 missing."""
 
 
 def _read_fcsv(path: Path, text: str) -> dict[str, Array]:
     frame: object = None
+    columns: tuple[str, ...] = _FCSV_COLUMNS
     body = []
     for line in text.splitlines():
         if line.startswith("#"):
             key, _, value = line.lstrip("# ").partition("=")
             if key.strip() == "CoordinateSystem":
                 frame = value.strip()
+            elif key.strip() == "columns":
+                columns = tuple(cell.strip() for cell in value.split(","))
         elif line.strip():
             body.append(line)
+    wanted = ("x", "y", "z", "label")
+    if not set(wanted) <= set(columns):
+        raise LandmarkError(f"{path}: its header names no columns {', '.join(wanted)}; {AGAIN}")
+    x, y, z, label = (columns.index(name) for name in wanted)
+    status = columns.index("positionStatus") if "positionStatus" in columns else None
     rows = []
     for cells in csv.reader(body):
-        if len(cells) < 12:
+        if not label < len(cells) <= max(len(columns), len(_FCSV_COLUMNS)):
             raise LandmarkError(
-                f"{path}: an .fcsv row has 14 columns, found {','.join(cells)!r}; save the points "
-                "again from Slicer"
+                f"{path}: an .fcsv row has 14 columns (16 since Slicer 4.13), found "
+                f"{len(cells)} in {','.join(cells)!r}; write decimals with a point, or {AGAIN}"
             )
-        rows.append((cells[11], cells[1:4]))
+        placed = status is None or status >= len(cells) or cells[status].strip() == _DEFINED
+        if placed:
+            rows.append((cells[label], [cells[x], cells[y], cells[z]]))
     return _to_world(path, frame, rows)
 
 
-def _to_world(path: Path, frame: object, rows: Sequence[tuple[str, object]]) -> dict[str, Array]:
+def _to_world(
+    path: Path, frame: object, rows: Sequence[tuple[str, object]], unit_mm: float = 1.0
+) -> dict[str, Array]:
     # Slicer wrote "0" for RAS and "1" for LPS before version 4.11, and the words since.
     flips = {"RAS": np.ones(3), "0": np.ones(3), "LPS": _LPS_TO_RAS, "1": _LPS_TO_RAS}
     if not isinstance(frame, str) or frame not in flips:
         raise LandmarkError(f"{path}: the frame must be stated as RAS or LPS, found {frame!r}")
     points: dict[str, Array] = {}
-    for label, position in rows:
+    for name, position in rows:
+        # Also of blanks that do not break a line, which tables leave at the ends of names.
+        label = name.strip()
         try:
             point = np.array(position, dtype=np.float64)
         except (TypeError, ValueError):
@@ -237,7 +292,7 @@ def _to_world(path: Path, frame: object, rows: Sequence[tuple[str, object]]) -> 
             )
         if label in points:
             raise LandmarkError(f"{path}: the label {label!r} comes twice; keep one")
-        points[label] = point * flips[frame]
+        points[label] = unit_mm * point * flips[frame]
     return points
 
 

@@ -103,7 +103,7 @@ def read_split(path: Path) -> Split:
             str(data["by"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CohortError(f"{path}: not a split file ({error!r}); train the run again") from error
+        raise CohortError(f"{path}: not a split file; train the run again") from error
     if data.get("digest", split.digest) != split.digest:
         raise CohortError(
             f"{path}: was changed after it was written (its digest is {split.digest}, it states "

@@ -142,7 +142,7 @@ def _parsed(path: Path, content: bytes) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0] if str(error) else "nothing more is known"
 
 
 def _check_type(path: Path, image: Any) -> None:

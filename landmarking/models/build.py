@@ -324,7 +324,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except _DAMAGED as error:
         # Torch's own text advises to load without safety; the kind of error is enough.
         raise ConfigError(
-            f"{path}: not a model of ours, or a damaged one ({type(error).__name__}); restore it "
+            f"{path}: not a model of ours, or a damaged one; restore it "
             "from a copy, or train the run again"
         ) from error
     settings = with_current_paths(content["hyper_parameters"])

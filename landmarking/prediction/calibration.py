@@ -279,7 +279,7 @@ def read_calibration(folder: Path, model: LandmarkModel) -> tuple[Calibration | 
         shape = shape_from_plain(values["shape"]) if values.get("shape") else None
         owner = values["model_digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a calibration ({error!r}); {again}") from error
+        raise ConfigError(f"{path}: not a calibration; {again}") from error
     if owner != model.digest or len(found.factors) != len(model.landmarks):
         raise ConfigError(
             f"{path}: belongs to another model ({owner[:12]}, this one is {model.digest[:12]}): "

@@ -179,8 +179,8 @@ def _traced(graph: nn.Module, slices: NDArray[np.float32]) -> torch.export.Expor
             return torch.export.export(graph, (example,), dynamic_shapes=(batch,))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"the network cannot be exported ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); use it from Python"
+            f"the network cannot be exported ({str(error).partition(chr(10))[0]}); use it from "
+            "Python"
         ) from error
 
 

@@ -318,9 +318,7 @@ def _member(folder: RunFolder, config: Mapping[str, Any]) -> Member:
             if name.startswith(_PREFIX)
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{folder.model}: not a model of ours ({error!r}); train the run again"
-        ) from error
+        raise ConfigError(f"{folder.model}: not a model of ours; train the run again") from error
     return build_member(described, weights, run_facts(folder, config), str(folder.model))
 
 

@@ -136,8 +136,10 @@ def read_package(path: Path) -> LandmarkModel:
     card, arrays = _read(path)
     try:
         return _model(path, card, arrays)
-    except (KeyError, TypeError, ValueError, LandmarkError) as error:
-        raise ConfigError(f"{path}: the card lacks something ({error!r}); pack it again") from error
+    except LandmarkError as error:
+        raise ConfigError(f"{path}: the card does not fit ({error}); pack it again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: the card lacks something; pack it again") from error
 
 
 def read_card(path: Path) -> dict[str, Any]:

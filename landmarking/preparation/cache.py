@@ -155,7 +155,7 @@ def _read_entry(text: str, image_path: Path, key: str) -> Entry:
         head = parse_json(first)
         image_sha256, values_sha256 = head["image_sha256"], head["values_sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"the entry has no readable head ({error!r})") from error
+        raise CacheError("the entry has no readable head") from error
     # Entries of earlier versions do not name their key.
     if not set(head) <= {"image_sha256", "key", "values_sha256"} or head.get("key", key) != key:
         raise CacheError(f"the entry's head belongs to another entry: {first}")

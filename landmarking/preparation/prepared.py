@@ -351,7 +351,7 @@ def load_prepared(folder: Path, *, verify: bool = True, others: bool = False) ->
         return _opened(folder, body, verify)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         # A checksum vouches for bytes, not for who wrote them.
-        raise CacheError(f"{folder / INDEX}: is no index of slices ({error!r}); {AGAIN}") from error
+        raise CacheError(f"{folder / INDEX}: is no index of slices; {AGAIN}") from error
 
 
 def _check_others(folder: Path, others: object) -> None:

@@ -224,7 +224,7 @@ def load_model(folder: RunFolder) -> LandmarkModule:
         module.load_state_dict(content["state_dict"])
     except (ConfigError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{folder.model}: its settings and weights make no model ({type(error).__name__}); "
+            f"{folder.model}: its settings and weights make no model; "
             "restore it from a copy, or train the run again"
         ) from error
     return module.eval()
