@@ -48,6 +48,8 @@ class AugmentConfig:
         blur_px: Largest SD of a Gaussian blur, by axis.
         noise: Largest SD of noise, as a share of the range of intensities.
         occlusion: Probability that a rectangle is covered.
+        artery: Probability that a bright artery is drawn along the front of the genu, as the
+            pericallosal artery lies there in T1 scans with inflow; where GENU is a landmark.
         share: Share of slices that `synth` replaces; the rest keeps the cohort's own and is changed
             as `random` does.
         source: Whom `synth` paints: `people`, newly drawn from the template; `cohort`, each slice's
@@ -70,6 +72,7 @@ class AugmentConfig:
     blur_px: float = 0.0
     noise: float = 0.0
     occlusion: float = 0.0
+    artery: float = 0.0
     share: float = 1.0
     source: str = "people"
     people: PeopleSettings = field(default_factory=PeopleSettings)
@@ -91,10 +94,11 @@ class AugmentConfig:
             value = getattr(self, item.name)
             if isinstance(value, float) and value < 0.0:
                 raise ConfigError(f"augment.{item.name} is not negative, found {value}")
-        if self.contrast >= 1.0 or self.share > 1.0 or self.occlusion > 1.0:
+        if self.contrast >= 1.0 or max(self.share, self.occlusion, self.artery) > 1.0:
             raise ConfigError(
-                "augment.contrast lies below 1, augment.share and augment.occlusion are at most 1, "
-                f"found {self.contrast}, {self.share} and {self.occlusion}"
+                "augment.contrast lies below 1; augment.share, augment.occlusion and "
+                f"augment.artery are at most 1, found {self.contrast}, {self.share}, "
+                f"{self.occlusion} and {self.artery}"
             )
         if self.warp_knot_px < 6.0 * self.warp_px or self.warp_knot_px <= 0.0:
             raise ConfigError(
@@ -242,10 +246,18 @@ class Augmentation:
         seed: Seed of the run.
     """
 
-    def __init__(self, config: AugmentConfig, *, seed: int, painter: Painter | None) -> None:
+    def __init__(
+        self,
+        config: AugmentConfig,
+        *,
+        seed: int,
+        painter: Painter | None,
+        genu: int | None = None,
+    ) -> None:
         self.config = config
         self.seed = seed
         self.painter = painter
+        self.genu = genu
 
     @torch.no_grad()
     def __call__(
@@ -265,13 +277,13 @@ class Augmentation:
         """
         chance = Chance(self.seed, epoch, subjects.to(images.device))
         if self.painter is None:
-            return change(images, points_px, chance, self.config)
+            return change(images, points_px, chance, self.config, self.genu)
         new = chance.happens(self.config.share).bool()
         painted, painted_px, could = self.painter(chance, subjects.to(images.device), points_px)
         if self.config.share >= 1.0 and self.painter.paints_all:
             return painted, painted_px
         new &= could
-        images, points_px = change(images, points_px, chance, self.config)
+        images, points_px = change(images, points_px, chance, self.config, self.genu)
         images = torch.where(new[:, None, None, None], painted, images)
         return images, torch.where(new[:, None, None], painted_px, points_px)
 
@@ -303,8 +315,9 @@ def build_augmentation(
     """
     if config.kind == "none":
         return None
+    genu = list(names).index("GENU") if "GENU" in names else None
     if config.kind == "random":
-        return Augmentation(config, seed=seed, painter=None)
+        return Augmentation(config, seed=seed, painter=None, genu=genu)
     side = preprocess.crop[1] - preprocess.crop[0]
     if tuple(image_size) != (side, side):
         raise ConfigError(
@@ -312,11 +325,15 @@ def build_augmentation(
             f"cohort's slices have {image_size[0]} x {image_size[1]}; make them agree"
         )
     painter = Painter(config, preprocess, afids_columns(landmarks, names), cohort)
-    return Augmentation(config, seed=seed, painter=painter)
+    return Augmentation(config, seed=seed, painter=painter, genu=genu)
 
 
 def change(
-    images: Tensor, points_px: Tensor, chance: Chance, config: AugmentConfig
+    images: Tensor,
+    points_px: Tensor,
+    chance: Chance,
+    config: AugmentConfig,
+    genu: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Geometry, then intensities; shapes and missing points as in `Augmentation.__call__`."""
     size = (images.shape[-2], images.shape[-1])
@@ -325,8 +342,44 @@ def change(
     # Zero is air, and it is what lies beyond the edge of a slice.
     span = torch.where(high > low, high - low, 1.0)
     image = warp.sample((images - low) / span)[:, 0]
+    points_px = warp.carry(points_px)
+    if config.artery > 0.0 and genu is not None:
+        image = with_artery(image, points_px[:, genu], chance, config.artery)
     image = change_intensities(image, chance, config)
-    return image[:, None] * span + low, within(warp.carry(points_px), size)
+    return image[:, None] * span + low, within(points_px, size)
+
+
+def with_artery(image: Tensor, genu_px: Tensor, chance: Chance, probability: float) -> Tensor:
+    """Draw a bright artery along the front of the genu, or leave a slice as it is.
+
+    The artery follows the outline of the callosum, an arc about a point behind the genu, and leaves
+    a gap to it or none.
+
+    Args:
+        image: Slices from 0 to 1, shape (B, H, W).
+        genu_px: The foremost point of the callosum, shape (B, 2); NaN draws nothing.
+        chance: Source of numbers.
+        probability: Of an artery.
+    """
+    y = torch.arange(image.shape[-2], device=image.device, dtype=image.dtype)[:, None]
+    x = torch.arange(image.shape[-1], device=image.device, dtype=image.dtype)[None, :]
+    behind, half, gap = (
+        chance.uniform(1, 1, low=low, high=high) for low, high in ((4, 10), (0.6, 1.5), (0, 2.0))
+    )
+    dx = x - (genu_px[:, 0, None, None] + behind)
+    dy = y - (genu_px[:, 1, None, None] + chance.uniform(1, 1, low=-2.0, high=2.0))
+    off = torch.hypot(dx, dy) - (behind + gap + half)
+    # The angle is zero in front and grows upwards.
+    angle = torch.atan2(-dy, -dx)
+    below = chance.uniform(1, 1, low=-2.0, high=-0.2)
+    above = chance.uniform(1, 1, low=0.2, high=2.2)
+    along = torch.sigmoid((angle - below) / 0.1) * torch.sigmoid((above - angle) / 0.1)
+    cover = torch.sigmoid((half - off.abs()) / 0.3) * along
+    cover = cover * chance.uniform(1, 1, low=0.6, high=1.0)
+    cover = cover * chance.happens(probability)[:, None, None]
+    bright = chance.uniform(1, 1, low=0.75, high=1.1)
+    drawn = torch.maximum(image, image + cover * (bright - image))
+    return torch.where(torch.isfinite(drawn), drawn, image)
 
 
 def change_intensities(image: Tensor, chance: Chance, config: AugmentConfig) -> Tensor:

@@ -14,7 +14,14 @@ from torch.utils._pytree import tree_leaves
 
 from landmarking.config import settings
 from landmarking.data import people, warp
-from landmarking.data.augment import Augmentation, AugmentConfig, build_augmentation, random_warp
+from landmarking.data.augment import (
+    Augmentation,
+    AugmentConfig,
+    build_augmentation,
+    change,
+    random_warp,
+    with_artery,
+)
 from landmarking.data.warp import Chance, SliceWarp
 from landmarking.errors import ConfigError
 from landmarking.imaging.pipeline import PreprocessSettings
@@ -260,3 +267,39 @@ def test_points_are_carried_with_the_device_s_type(mps: torch.device) -> None:
     carried = bent.carry(torch.ones(1, 3, 2, device=mps))
     assert carried.device.type == LIKE_MPS
     assert carried.dtype == torch.float32
+
+
+def test_an_artery_is_bright_and_lies_in_front_of_the_genu_and_nowhere_else() -> None:
+    images = torch.full((40, 60, 80), 0.3)
+    genu = torch.tensor([[30.0, 30.0]]).repeat(40, 1)
+    chance = Chance(0, 0, torch.arange(40))
+    drawn = with_artery(images, genu, chance, 1.0)
+    assert (drawn >= images).all()
+    brightest = drawn.flatten(1).argmax(dim=1) % 80
+    assert (drawn.amax((1, 2)) > 0.5).all()
+    assert float(brightest.float().mean()) < 30.0
+    # Behind the centre of the arc's largest circle nothing is drawn, nor below or above it.
+    assert torch.equal(drawn[:, :, 56:], images[:, :, 56:])
+    changed = (drawn - images) > 0.1
+    rows, columns = changed.any(2).any(0).nonzero(), changed.any(1).any(0).nonzero()
+    assert 12 <= int(rows.min()) < int(rows.max()) <= 48
+    assert 24 <= int(columns.min()) < int(columns.max()) <= 50
+    # What lies behind the foremost point is seen as it was, along the genu's own row.
+    assert torch.allclose(drawn[:, 30, 31:44], images[:, 30, 31:44], atol=0.05)
+
+
+def test_an_artery_comes_by_chance_and_not_without_a_genu() -> None:
+    images = torch.full((200, 40, 40), 0.3)
+    genu = torch.full((200, 2), 15.0)
+    genu[:50] = torch.nan
+    drawn = with_artery(images, genu, Chance(1, 0, torch.arange(200)), 0.4)
+    touched = (drawn != images).flatten(1).any(dim=1)
+    assert not touched[:50].any()
+    assert 0.25 < float(touched[50:].float().mean()) < 0.55
+    points = torch.full((200, 3, 2), 15.0)
+    config = AugmentConfig(kind="random", artery=1.0)
+    chances = [Chance(1, 0, torch.arange(200)) for _ in range(2)]
+    without, _ = change(images[:, None], points, chances[0], config)
+    assert torch.equal(without, images[:, None]), "no landmark is the genu"
+    with_one, _ = change(images[:, None] * torch.linspace(0, 1, 40), points, chances[1], config, 1)
+    assert not torch.equal(with_one, images[:, None] * torch.linspace(0, 1, 40))
