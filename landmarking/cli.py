@@ -26,9 +26,10 @@ EPILOG = """exit status:
   130  interrupted; what is finished stays, and the same command goes on from there
 """
 
-_PREDICT = """Find the landmarks of T1 scans. For each scan: <name>_landmarks.mrk.json (3D Slicer),
-<name>_landmarks.fcsv, <name>_qc.png and <name>_prediction.json; for all of them landmarks.csv.
-Positions are world mm of the scan. Finished scans of the same bytes and model are skipped."""
+_PREDICT = """Find the landmarks of T1 scans. For each scan: <name>_desc-auto_landmarks.mrk.json
+(for 3D Slicer) and .fcsv, <name>_qc.png and <name>_prediction.json; for all of them landmarks.csv.
+Positions are world mm of the scan. Finished scans of the same bytes and model are skipped. Files
+that you have made or changed are never replaced: points that you move in the .mrk.json are kept."""
 
 _CALIBRATE = """Find the radius that holds the truth with 90 % probability. Errors of people whom no
 run has learnt from are divided by the model's doubt (split-conformal); the factors are kept in
@@ -216,7 +217,11 @@ def _add_compare(commands: Commands) -> None:
 
 def _add_scans(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "scans", nargs="+", metavar="SCAN", help=".nii or .nii.gz file, folder, or BIDS tree"
+        "scans",
+        nargs="+",
+        metavar="SCAN",
+        help="scan (.nii, .nii.gz, .mgz, .mgh, .hdr/.img, .nrrd), DICOM folder, folder of scans, "
+        "or BIDS tree",
     )
     command.add_argument(
         "-o",
@@ -232,6 +237,11 @@ def _add_scans(command: argparse.ArgumentParser) -> None:
         "--workers", type=_count, default=1, metavar="N", help="processes (default 1)"
     )
     command.add_argument("--overwrite", action="store_true", help="do finished scans again")
+    command.add_argument(
+        "--allow-scaled",
+        action="store_true",
+        help="read scans whose header stretches their voxels, as in template space",
+    )
     command.add_argument(
         "--json", action="store_true", help="print one JSON object for machines, nothing else"
     )

@@ -19,14 +19,17 @@ from landmarking.landmarks import read_landmarks
 from landmarking.prediction.batch import Outcome, Target, find_scans, run_jobs
 from landmarking.prediction.msp import MspJob, msp_finished, msp_job
 from landmarking.prediction.outputs import (
+    MOVED,
     TABLE,
     PredictJob,
+    check_dataset,
+    check_table,
     finished,
     predict_job,
-    read_record,
     write_dataset,
     write_table,
 )
+from landmarking.prediction.results import read_record
 from landmarking.prediction.scoring import Miss, compare, comparison_text
 
 
@@ -223,6 +226,9 @@ def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) 
     from landmarking.prediction.package import open_model
 
     model = open_model(options.model)
+    if options.bids:
+        check_dataset(output)
+    check_table(output)
     make_folder(output)
     return [
         PredictJob(
@@ -233,6 +239,7 @@ def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) 
             coverage=None if model.calibration is None else model.calibration.coverage,
             picture=not options.no_picture,
             overwrite=options.overwrite,
+            allow_scaled=options.allow_scaled,
         )
         for target in targets
     ]
@@ -250,8 +257,15 @@ def _write_tables(options: argparse.Namespace, output: Path) -> Path:
 
 def _predict_line(outcome: Outcome) -> str:
     assert outcome.record is not None
-    flagged = [row["name"] for row in outcome.record["landmarks"] if row["flags"]]
+    moved = outcome.record.get(MOVED, ())
+    flagged = [
+        row["name"]
+        for row in outcome.record["landmarks"]
+        if row["flags"] and row["name"] not in moved
+    ]
     look = [f"look at {', '.join(flagged)}"] if flagged else []
+    if moved:
+        look.append(f"{', '.join(moved)} moved by hand, kept")
     return scan_line(outcome, [*outcome.record["flags"], *look])
 
 
@@ -304,9 +318,18 @@ def run_msp(options: argparse.Namespace) -> int:
         raise ConfigError(f"--spacing lies between 0.25 and 4 mm, found {options.spacing}")
     output = Path(options.output)
     targets = find_scans([Path(scan) for scan in options.scans], output, bids=options.bids)
+    if options.bids:
+        check_dataset(output)
     make_folder(output)
     jobs = [
-        MspJob(target, output, options.spacing, not options.no_images, options.overwrite)
+        MspJob(
+            target,
+            output,
+            options.spacing,
+            not options.no_images,
+            options.overwrite,
+            options.allow_scaled,
+        )
         for target in targets
     ]
     started = startup()

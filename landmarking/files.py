@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -11,13 +10,14 @@ import re
 import secrets
 import shutil
 import socket
-import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from landmarking.errors import RunError
 
@@ -66,7 +66,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: If the folder cannot be written or the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_neighbour(path)
+    temporary = temporary_neighbour(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -93,7 +93,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         OSError: If the parent cannot be written or the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = _temporary_neighbour(path), _temporary_neighbour(path)
+    temporary, old = temporary_neighbour(path), temporary_neighbour(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -109,7 +109,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _temporary_neighbour(path: Path) -> Path:
+def temporary_neighbour(path: Path) -> Path:
+    """A path beside another one for what is half-written; `remove_leftovers` knows its name."""
     # Host and process tell whose it is, once its owner is gone; the token keeps threads apart.
     owner = f"{socket.gethostname()}-{os.getpid()}"
     return path.with_name(f"{_TEMPORARY}-{owner}-{secrets.token_hex(4)}-{path.name}")
@@ -161,28 +162,20 @@ def file_lock(path: Path) -> Iterator[None]:
         OSError: If the file cannot be opened for writing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        if not _locked_at_once(handle):
-            logger.warning("waiting for another process that holds %s", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=WAITS_IN_SILENCE_S, poll_interval=0.02)
+    except Timeout:
+        logger.warning("waiting for another process that holds %s", path)
+        lock.acquire(poll_interval=0.02)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 WAITS_IN_SILENCE_S = 2.0
 """Seconds of waiting for a lock that are not worth a word."""
-
-
-def _locked_at_once(handle: IO[str]) -> bool:
-    end = time.monotonic() + WAITS_IN_SILENCE_S
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
 
 
 def file_sha256(path: Path) -> str:
@@ -208,9 +201,39 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file as a whole; see `atomic_path`."""
+    """Write a UTF-8 text file as a whole; see `atomic_path`.
+
+    Parts of file names that are no UTF-8 are written as backslash and number.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(readable(text), encoding="utf-8")
+
+
+def readable(text: str) -> str:
+    """A text that can be shown and written: without what a file name holds that is no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def files_below(root: Path, leave_out: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """All files below a folder, also through links to folders, in order; hidden ones left out.
+
+    Args:
+        root: The folder.
+        leave_out: Whether a folder, by its path, is not looked into.
+    """
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        # A link may lead back to where the walk came from.
+        if (place := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and not leave_out(Path(parent, name))
+        )
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 # Checksums that vouch for the files of a finished run.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -296,8 +296,63 @@ def _to_world(
     return points
 
 
+AUTO = "desc-auto"
+"""Part of the name of every landmark file that a model has written, after BIDS."""
+
+_GENERATED = "GeneratedBy"
+
+
+def is_prediction(path: Path) -> bool:
+    """Whether a landmark file was written by this program, and by no person.
+
+    Told by `desc-auto` in its name; by what the file says of itself, which Slicer drops when
+    somebody saves it; and, of files of the first version, by the record beside it that has the
+    same positions.
+
+    Args:
+        path: The file; one that cannot be read is no prediction.
+    """
+    if AUTO in path.name.casefold():
+        return True
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.name.casefold().endswith(".json"):
+            body = parse_json(text)
+            if isinstance(body, dict) and _ours(body.get(_GENERATED)):
+                return True
+        elif any(_ours(line.partition("=")[2].strip()) for line in _heads(text, _GENERATED)):
+            return True
+        record = parse_json(_record_beside(path).read_text(encoding="utf-8"))
+        points = read_landmarks(path)
+        return all(
+            np.allclose(points[row["name"]], row["world_mm"], rtol=0.0, atol=1e-6)
+            for row in record["landmarks"]
+        )
+    except (OSError, ValueError, TypeError, KeyError, LandmarkError):
+        return False
+
+
+def _ours(text: object) -> bool:
+    return isinstance(text, str) and text.startswith("landmarking ")
+
+
+def _heads(text: str, key: str) -> Iterator[str]:
+    """Lines of an `.fcsv` header that state something."""
+    for line in text.splitlines():
+        if line.startswith("#") and line.lstrip("# ").startswith(key):
+            yield line
+
+
+def _record_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name.rpartition('_landmarks')[0]}_prediction.json")
+
+
 def write_markups(
-    path: Path, points: Mapping[str, Array], descriptions: Mapping[str, str] | None = None
+    path: Path,
+    points: Mapping[str, Array],
+    descriptions: Mapping[str, str] | None = None,
+    *,
+    generated_by: str = "",
 ) -> None:
     """Write points as 3D Slicer Markups (`.mrk.json`, schema 1.0.3), in LPS as Slicer does.
 
@@ -305,6 +360,7 @@ def write_markups(
         path: File to write, replaced as a whole.
         points: World RAS mm, shape (3,), by label; a NaN point is left out.
         descriptions: What Slicer's table says of a point, by label.
+        generated_by: Program and model, of points that no person has placed.
     """
     control_points = [
         {
@@ -332,11 +388,17 @@ def write_markups(
         "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/"
         "Resources/Schema/markups-schema-v1.0.3.json#"
     )
-    write_text(path, json.dumps({"@schema": schema, "markups": [markup]}, indent=1) + "\n")
+    made = {_GENERATED: generated_by} if generated_by else {}
+    body = {"@schema": schema, **made, "markups": [markup]}
+    write_text(path, json.dumps(body, indent=1) + "\n")
 
 
 def write_fcsv(
-    path: Path, points: Mapping[str, Array], descriptions: Mapping[str, str] | None = None
+    path: Path,
+    points: Mapping[str, Array],
+    descriptions: Mapping[str, str] | None = None,
+    *,
+    generated_by: str = "",
 ) -> None:
     """Write points as 3D Slicer's older `.fcsv`, in LPS; arguments as in `write_markups`."""
     lines = [
@@ -344,6 +406,8 @@ def write_fcsv(
         "# CoordinateSystem = LPS",
         "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID",
     ]
+    if generated_by:
+        lines.insert(2, f"# {_GENERATED} = {generated_by}")
     for number, (label, point) in enumerate(points.items(), start=1):
         if np.isfinite(point).all():
             x, y, z = (float(value) for value in np.asarray(point) * _LPS_TO_RAS)

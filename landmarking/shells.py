@@ -99,6 +99,11 @@ def answer(config: DictConfig, schema: type[T], run: Callable[[T], R]) -> R:
         text = result.summary() if hasattr(result, "summary") else result
         if text:
             print(text, flush=True)
+        if getattr(result, "status", 0):
+            # What was left out is said; scripts and sweeps see it by the status.
+            if _in_sweep():
+                raise HydraException(OTHERS_WENT_ON)
+            sys.exit(FAILED)
     return result
 
 

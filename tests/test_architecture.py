@@ -18,7 +18,7 @@ BELOW = {
     "data": (BASE, "imaging", "cohort", "phantom", "preparation"),
     "evaluation": (BASE, "imaging"),
     "models": (BASE, "imaging", "preparation", "data", "evaluation"),
-    "prediction": (BASE, "imaging", "preparation", "data", "evaluation", "models"),
+    "prediction": (BASE, "imaging", "cohort", "preparation", "data", "evaluation", "models"),
     "training": (BASE, "imaging", "preparation", "data", "evaluation", "models", "prediction"),
 }
 """What each room may import besides itself."""

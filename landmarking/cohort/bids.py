@@ -1,142 +1,66 @@
-"""A BIDS tree: read and written, and gathered from scans and landmark files.
+"""Write a BIDS tree, and gather scans and landmark files of other hands into one.
 
-Layout: Brain Imaging Data Structure, bids-specification.readthedocs.io.
-`python -m landmarking.cohort.bids FOLDER --group HS ...` gathers scans into a tree.
+`python -m landmarking.cohort.bids FOLDER --group HS SCAN[=LANDMARKS] ...` gathers; run it again to
+add people of another group, or further scans of a person. Scans are copied byte for byte, landmarks
+are written anew under the project's names. Nothing that lies in the tree is replaced.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import math
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from landmarking.cohort.records import Cohort, ScanRecord
+from landmarking.cohort.participants import (
+    TABLE_HEAD,
+    Participant,
+    read_participants,
+    read_table,
+    read_text,
+    table_row,
+    write_participants,
+)
+from landmarking.cohort.tree import (
+    AFIDS_LAYOUT,
+    LANDMARK_SUFFIXES,
+    SCAN_SUFFIXES,
+    TISSUE_LABELS,
+    Layout,
+    native_scans,
+    read_cohort,
+    tissue_paths,
+)
 from landmarking.errors import CohortError, LandmarkError, LandmarkingError
-from landmarking.files import atomic_path, parse_json, write_text
-from landmarking.landmarks import landmark_set, read_landmarks, write_markups
+from landmarking.files import atomic_path, not_written, write_text
+from landmarking.imaging.scan import load_scan
+from landmarking.landmarks import is_prediction, landmark_set, read_landmarks, write_markups
 
-SCAN_SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
-_UNKNOWN = {"", "n/a", "nan"}
-LANDMARK_SUFFIXES = ("_landmarks.mrk.json", "_landmarks.fcsv")
-TISSUE_LABELS = ("GM", "WM", "CSF")
-
-
-@dataclass(frozen=True)
-class Participant:
-    """One row of participants.tsv; `exclude` states why the person is left out, or is empty."""
-
-    participant_id: str
-    group: str
-    age: float | None = None
-    sex: str | None = None
-    exclude: str = ""
-
-
-def read_participants(root: Path) -> dict[str, Participant]:
-    """People of a tree by id, also those left out.
-
-    Raises:
-        CohortError: If participants.tsv breaks the contract; carries every problem found.
-    """
-    problems: list[str] = []
-    people = people_of_table(root / "participants.tsv", "", problems)
-    if problems:
-        raise CohortError(
-            f"{root}: participants.tsv cannot be used; mend these (docs/data.md):", tuple(problems)
-        )
-    return people
-
-
-def read_table(path: Path, required: Iterable[str], problems: list[str]) -> list[dict[str, str]]:
-    """Read a tab-separated table with a header.
-
-    Args:
-        path: File to read.
-        required: Columns that it has to have.
-        problems: Where problems are added; the result is empty where the table cannot be used.
-
-    Returns:
-        Rows by column name, cells stripped of blanks.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path.name}: cannot be read ({error})")
-        return []
-    rows = list(csv.reader(text.splitlines(), delimiter="\t"))
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    missing = [column for column in required if column not in header]
-    if missing:
-        problems.append(
-            f"{path.name}: has no column {', '.join(missing)}; found {', '.join(header) or 'none'} "
-            "(columns are separated by tabs)"
-        )
-        return []
-    table = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            if any(cell.strip() for cell in row):
-                problems.append(
-                    f"{path.name} line {number}: {len(header)} cells expected, found {len(row)}"
-                )
-            continue
-        table.append({key: cell.strip() for key, cell in zip(header, row, strict=True)})
-    return table
-
-
-def people_of_table(path: Path, default_group: str, problems: list[str]) -> dict[str, Participant]:
-    """People of a participants.tsv by id.
-
-    Args:
-        path: The table.
-        default_group: Group of people to whom it gives none; empty where it must.
-        problems: Where problems are added.
-    """
-    people: dict[str, Participant] = {}
-    required = ("participant_id",) if default_group else ("participant_id", "group")
-    for row in read_table(path, required, problems):
-        person, group = row["participant_id"], row.get("group", "")
-        if default_group and group.casefold() in _UNKNOWN:
-            group = default_group
-        if person in people:
-            problems.append(f"{path.name}: {person} comes twice; keep one row a person")
-        if not person.startswith("sub-") or group.casefold() in _UNKNOWN:
-            problems.append(
-                f"{path.name}: {person or 'a row without id'} needs an id that starts with sub- "
-                f"and a group, found group {group!r}"
-            )
-        sex = row.get("sex", "")
-        exclude = row.get("exclude", "")
-        people[person] = Participant(
-            person,
-            group,
-            _age(person, row.get("age", ""), problems),
-            None if sex.casefold() in _UNKNOWN else sex,
-            "" if exclude.casefold() in {*_UNKNOWN, "0", "false", "no"} else exclude,
-        )
-    return people
-
-
-def _age(person: str, text: str, problems: list[str]) -> float | None:
-    if text.casefold() in _UNKNOWN:
-        return None
-    try:
-        age = float(text.removesuffix("+"))
-    except ValueError:
-        age = math.nan
-    if not 0.0 <= age < 130.0:
-        problems.append(f"participants.tsv: {person} has age {text!r}; years or n/a")
-        return None
-    return age
+__all__ = [
+    "AFIDS_LAYOUT",
+    "LANDMARK_SUFFIXES",
+    "SCAN_SUFFIXES",
+    "TISSUE_LABELS",
+    "Layout",
+    "Participant",
+    "gather",
+    "landmark_path",
+    "main",
+    "native_scans",
+    "read_cohort",
+    "read_participants",
+    "read_table",
+    "scan_path",
+    "tissue_paths",
+    "write_description",
+    "write_participants",
+]
 
 
 def write_description(root: Path, name: str, *, simulated: bool = False) -> None:
@@ -156,16 +80,6 @@ def write_description(root: Path, name: str, *, simulated: bool = False) -> None
     write_text(root / "dataset_description.json", json.dumps(description, indent=1) + "\n")
 
 
-def write_participants(root: Path, people: Iterable[Participant]) -> None:
-    """Write participants.tsv, one row a person, in the order given."""
-    lines = ["participant_id\tgroup\tage\tsex\texclude"]
-    for person in people:
-        age = "n/a" if person.age is None else f"{person.age:g}"
-        cells = (person.participant_id, person.group, age, person.sex or "n/a", person.exclude)
-        lines.append("\t".join(cell or "n/a" for cell in cells))
-    write_text(root / "participants.tsv", "\n".join(lines) + "\n")
-
-
 def scan_path(root: Path, participant_id: str, session: str | None = None) -> Path:
     """Where a person's T1 scan lies in a tree."""
     folder = root / participant_id / (session or "")
@@ -181,266 +95,191 @@ def landmark_path(root: Path, participant_id: str, session: str | None = None) -
     return folder / f"{stem}{LANDMARK_SUFFIXES[0]}"
 
 
-def tissue_paths(folder: Path, image: Path, root: Path) -> tuple[Path, ...]:
-    """Where a derivative holds the maps of grey matter, white matter and fluid of a scan.
-
-    Args:
-        folder: Folder of the derivative, such as `derivatives/tissues`.
-        image: The scan.
-        root: The tree that the scan lies in.
-    """
-    suffix = next(end for end in SCAN_SUFFIXES if image.name.endswith(end))
-    where = folder / image.parent.relative_to(root)
-    stem = image.name.removesuffix(suffix)
-    return tuple(where / f"{stem}_label-{label}_probseg.nii.gz" for label in TISSUE_LABELS)
-
-
-# Read a BIDS tree: participants, T1 scans, and landmarks and tissue maps as derivatives.
-#
-#     participants.tsv                     participant_id, group, and where known age, sex, exclude
-#     sub-*/[ses-*/]anat/*_T1w.nii[.gz]    the scans
-#     derivatives/landmarks/**/*_landmarks.mrk.json (or .fcsv), named after the scan
-#     derivatives/*/sub-*/[ses-*/]anat/*_label-{GM,WM,CSF}_probseg.nii.gz, named after the scan
-#
-# Layout: Brain Imaging Data Structure, bids-specification.readthedocs.io.
-
-
 @dataclass(frozen=True)
-class Layout:
-    """Where a tree departs from this project's own layout.
+class _Place:
+    """Where a scan goes in a tree.
 
     Attributes:
-        landmarks: Folder of the landmark files under `derivatives/`.
-        suffixes: Endings of the landmark files.
-        group: Group of people to whom participants.tsv gives none; empty where it must.
+        person: Such as `sub-01`.
+        session: Such as `ses-1`, or None.
+        others: Further entities of the name, such as `run-2`.
     """
 
-    landmarks: str = "landmarks"
-    suffixes: tuple[str, ...] = LANDMARK_SUFFIXES
-    group: str = ""
+    person: str
+    session: str | None
+    others: tuple[str, ...]
+
+    @property
+    def stem(self) -> str:
+        """Name of the scan without `_T1w` and ending."""
+        return "_".join(part for part in (self.person, self.session, *self.others) if part)
+
+    def image(self, root: Path, ending: str) -> Path:
+        """Path of the scan."""
+        return root / self.person / (self.session or "") / "anat" / f"{self.stem}_T1w{ending}"
+
+    def landmarks(self, root: Path) -> Path:
+        """Path of its landmark file."""
+        folder = root / "derivatives" / "landmarks" / self.person / (self.session or "") / "anat"
+        return folder / f"{self.stem}{LANDMARK_SUFFIXES[0]}"
 
 
-AFIDS_LAYOUT = Layout("afids_groundtruth", ("_afids.fcsv", "_afids.mrk.json"), "HS")
-"""Layout of the open AFIDs data sets such as OpenNeuro ds004470 and ds004471."""
+_ENTITY = re.compile(r"([a-z]+)-([0-9A-Za-z]+)")
 
 
-def read_cohort(root: Path, *, name: str | None = None, layout: Layout | None = None) -> Cohort:
-    """Read the names and groups of a BIDS tree; images and landmarks stay unread.
-
-    Args:
-        root: Folder with participants.tsv.
-        name: Name of the cohort; the folder's name by default.
-        layout: Where the tree departs from this project's layout.
-
-    Returns:
-        The cohort, scans in the order of their ids.
-
-    Raises:
-        CohortError: If the tree breaks the contract; carries every problem found.
-    """
-    layout = layout or Layout()
-    problems: list[str] = []
-    people = people_of_table(root / "participants.tsv", layout.group, problems)
-    scans = _scans(root, people, problems)
-    placed = _landmark_files(root, layout, scans, problems)
-    derivatives = sorted(root.glob("derivatives/*/"))
-    scans = [
-        replace(
-            scan,
-            landmarks=placed.get(scan.scan_id),
-            tissues=_tissue_files(root, derivatives, scan.image),
-        )
-        for scan in scans
-    ]
-    _compare(people, placed, scans, problems)
-    if not scans and not problems:
-        problems.append("there is no scan: sub-*/[ses-*/]anat/*_T1w.nii.gz matches nothing")
-    simulated = _simulated(root / "dataset_description.json", problems)
-    if problems:
-        raise CohortError(
-            f"{root} is not a cohort that can be read; mend these (docs/data.md):", tuple(problems)
-        )
-    kept = tuple(scan for scan in scans if not people[scan.participant_id].exclude)
-    return Cohort(name or root.resolve().name, root, kept, simulated)
+def _place(image: Path) -> _Place:
+    """Person, session and run by the name's BIDS entities; of any other name, a person each."""
+    name = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T1w")
+    parts = [_ENTITY.fullmatch(part) for part in name.split("_")]
+    if parts[0] is None or parts[0][1] != "sub" or None in parts:
+        return _Place("sub-" + re.sub("[^0-9A-Za-z]", "", name.removeprefix("sub-")), None, ())
+    entities = [part for part in parts[1:] if part is not None]
+    session = next((part[0] for part in entities if part[1] == "ses"), None)
+    return _Place(parts[0][0], session, tuple(p[0] for p in entities if p[1] != "ses"))
 
 
-def _landmark_files(
-    root: Path, layout: Layout, scans: Sequence[ScanRecord], problems: list[str]
-) -> dict[str, Path]:
-    """Landmark file by scan id; files that fit no scan stay under their own name."""
-    known = [scan.scan_id for scan in scans]
-    placed: dict[str, Path] = {}
-    folder = root / "derivatives" / layout.landmarks
-    for suffix in layout.suffixes:
-        for path in sorted(_visible(folder.rglob(f"*{suffix}"))):
-            stem = _scan_of(path.name.removesuffix(suffix), known)
-            if stem in placed:
-                problems.append(
-                    f"{stem}: has two landmark files, {placed[stem].relative_to(root)} and "
-                    f"{path.relative_to(root)}; keep one"
-                )
-            placed.setdefault(stem, path)
-    return placed
-
-
-def _visible(paths: Iterable[Path]) -> Iterator[Path]:
-    """Without what begins with a dot: files under way, and what other systems put beside files."""
-    return (path for path in paths if not path.name.startswith("."))
-
-
-def _scan_of(stem: str, known: Sequence[str]) -> str:
-    """Scan id that a landmark file's name stands for, or the name itself where it fits none."""
-    if stem in known:
-        return stem
-    # Raters' files may say desc-groundtruth, and may leave out the entities of the only scan.
-    parts = [part for part in stem.split("_") if not part.startswith(("desc-", "space-"))]
-    if "_".join(parts) in known:
-        return "_".join(parts)
-    matches = [scan for scan in known if set(parts) <= set(scan.split("_"))]
-    return matches[0] if len(matches) == 1 else stem
-
-
-def _scans(root: Path, people: Mapping[str, Participant], problems: list[str]) -> list[ScanRecord]:
-    scans: dict[str, ScanRecord] = {}
-    found = [*root.glob("sub-*/anat/*"), *root.glob("sub-*/ses-*/anat/*")]
-    for path in sorted(_visible(found)):
-        suffix = next((end for end in SCAN_SUFFIXES if path.name.endswith(end)), None)
-        if suffix is None:
-            continue
-        scan_id = path.name.removesuffix(suffix)
-        parts = path.relative_to(root).parts
-        session = parts[1] if len(parts) == 4 else None
-        expected = "_".join(part for part in (parts[0], session) if part)
-        if scan_id != expected and not scan_id.startswith(f"{expected}_"):
-            problems.append(f"{path.relative_to(root)}: the file name must begin with {expected}")
-        elif scan_id in scans:
-            problems.append(f"{scan_id}: is there as .nii and as .nii.gz; keep one")
-        elif parts[0] in people:
-            person = people[parts[0]]
-            scans[scan_id] = ScanRecord(
-                scan_id,
-                person.participant_id,
-                session,
-                person.group,
-                path,
-                None,
-                person.age,
-                person.sex,
-            )
-        elif people:
-            problems.append(f"{path.relative_to(root)}: {parts[0]} is not in participants.tsv")
-    return [scans[key] for key in sorted(scans)]
-
-
-def _tissue_files(root: Path, derivatives: Sequence[Path], image: Path) -> tuple[Path, ...] | None:
-    """Tissue maps of a scan, from the first derivative that has all three."""
-    for folder in derivatives:
-        paths = tissue_paths(folder, image, root)
-        if all(path.is_file() for path in paths):
-            return paths
-    return None
-
-
-def _compare(
-    people: Mapping[str, Participant],
-    placed: Mapping[str, Path],
-    scans: Sequence[ScanRecord],
-    problems: list[str],
-) -> None:
-    scanned = {scan.participant_id for scan in scans}
-    problems.extend(
-        f"participants.tsv: {person} has no scan sub-*/[ses-*/]anat/*_T1w.nii.gz; "
-        "add it, or state a reason in a column named exclude"
-        for person, row in people.items()
-        if person not in scanned and not row.exclude
-    )
-    known = {scan.scan_id for scan in scans}
-    problems.extend(
-        f"{path.name}: belongs to no scan; landmark files are named after their scan"
-        for stem, path in placed.items()
-        if stem not in known and people
-    )
-
-
-def _simulated(path: Path, problems: list[str]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        return bool(parse_json(path.read_text(encoding="utf-8")).get("Simulated", False))
-    except (OSError, ValueError, AttributeError) as error:
-        problems.append(f"{path.name}: is not a JSON object ({error})")
-        return False
-
-
-# Put scans and their landmark files into a BIDS tree.
-#
-#     python -m landmarking.cohort.bids DIR --group HS SCAN=LANDMARKS [SCAN=LANDMARKS ...]
-#
-# SCAN is a `.nii` or `.nii.gz` file and LANDMARKS an `.mrk.json` or `.fcsv` file; a scan without
-# landmarks is given alone. Run it again to add people of another group. Scans are copied byte for
-# byte, landmarks are written anew under the project's names.
-
-
-def gather(root: Path, group: str, pairs: Sequence[tuple[Path, Path | None]]) -> None:
-    """Add one person for each pair of a scan and its landmarks.
+def gather(
+    root: Path, group: str, pairs: Sequence[tuple[Path, Path | None]], *, skip_bad: bool = False
+) -> tuple[str, ...]:
+    """Add scans with their landmarks; `sub-01_ses-1` and `sub-01_run-2` are scans of one person.
 
     Args:
         root: The tree; made where it does not exist.
         group: Group of all these people.
         pairs: Scans, each with its landmark file or None.
+        skip_bad: Leave out what cannot be used; else nothing is copied.
+
+    Returns:
+        What was left out, one sentence a scan.
 
     Raises:
-        CohortError: If a scan is missing, is no NIfTI file, or its person is in the tree already.
-        LandmarkError: If a landmark file has no landmark that is known.
+        CohortError: If a scan is missing, cannot be read, or lies in the tree already.
+        LandmarkError: If a landmark file has no landmark that is known, or is a prediction.
     """
     people = {}
     if (root / "participants.tsv").exists():
         people = read_participants(root)
-    for image, points in pairs:
-        person = _participant_id(image)
-        if person in people:
-            raise CohortError(f"{image}: {person} is in {root} already; rename the file")
-        _add(root, person, image, points)
-        people[person] = Participant(person, group)
-    write_description(root, root.resolve().name)
-    write_participants(root, people.values())
+    problems: list[str] = []
+    added: dict[str, Participant] = {}
+    taken: set[Path] = set()
+    try:
+        for image, points in pairs:
+            try:
+                place = _place(image)
+                placed = _checked(root, group, place, people, image, points, taken)
+            except LandmarkingError as error:
+                if not skip_bad:
+                    raise
+                problems.append(" ".join(str(error).split()))
+                continue
+            _add(root, place, image, placed)
+            if place.person not in people:
+                people[place.person] = added[place.person] = Participant(place.person, group)
+    finally:
+        # Also when a disk is full: what was copied is in the table.
+        if added:
+            _extend_table(root, list(added.values()))
+    if not (root / "dataset_description.json").exists():
+        write_description(root, root.resolve().name)
+    return tuple(problems)
 
 
-def _participant_id(image: Path) -> str:
-    name = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T1w")
-    return "sub-" + re.sub("[^0-9A-Za-z]", "", name.removeprefix("sub-"))
-
-
-def _add(root: Path, person: str, image: Path, points: Path | None) -> None:
+def _checked(
+    root: Path,
+    group: str,
+    place: _Place,
+    people: dict[str, Participant],
+    image: Path,
+    points: Path | None,
+    taken: set[Path],
+) -> dict[str, np.ndarray] | None:
+    """Refuse what cannot be added; else the landmarks by name."""
     if not image.is_file() or not image.name.endswith((".nii", ".nii.gz")):
-        raise CohortError(f"{image}: scans are .nii or .nii.gz files, and there is none here")
+        raise CohortError(
+            f"{image}: scans are .nii or .nii.gz files, and there is none here; check the path"
+        )
+    targets = [place.image(root, ending) for ending in (".nii.gz", ".nii")]
+    if any(target.exists() or target in taken for target in targets) or (
+        place.landmarks(root).exists()
+    ):
+        raise CohortError(f"{image}: {place.stem} is in {root} already; rename the file")
+    if place.person in people and people[place.person].group != group:
+        raise CohortError(
+            f"{image}: {place.person} is in {root} already, in the group "
+            f"{people[place.person].group}; a person is in one group, rename the file"
+        )
+    load_scan(image)
+    placed = None
     if points is not None:
+        if is_prediction(points):
+            raise LandmarkError(
+                f"{points}: was written by a model and is no truth; save what you have checked "
+                "from Slicer under another name"
+            )
         landmarks = landmark_set("afids32")
-        placed = landmarks.arrange(read_landmarks(points))
-        if not np.isfinite(placed).any():
-            raise LandmarkError(f"{points}: has no landmark of the AFIDs protocol")
-        markups = landmark_path(root, person)
-        write_markups(markups, dict(zip(landmarks.names, placed, strict=True)))
-    target = scan_path(root, person)
-    if image.name.endswith(".nii"):
-        target = target.with_suffix("")
-    with atomic_path(target) as temporary:
+        found = landmarks.arrange(read_landmarks(points))
+        if not np.isfinite(found).any():
+            raise LandmarkError(
+                f"{points}: has no landmark of the AFIDs protocol; label the points by their names"
+            )
+        placed = dict(zip(landmarks.names, found, strict=True))
+    taken.update(targets)
+    return placed
+
+
+def _add(root: Path, place: _Place, image: Path, placed: dict[str, np.ndarray] | None) -> None:
+    ending = ".nii" if image.name.endswith(".nii") else ".nii.gz"
+    with atomic_path(place.image(root, ending)) as temporary:
         shutil.copyfile(image, temporary)
+    if placed is not None:
+        write_markups(place.landmarks(root), placed)
+
+
+def _extend_table(root: Path, people: Sequence[Participant]) -> None:
+    """Add rows to participants.tsv; what stands there stays as it is."""
+    path = root / "participants.tsv"
+    text = read_text(path).rstrip("\r\n") if path.exists() else TABLE_HEAD
+    columns = [cell.strip().strip('"') for cell in re.split(r"\r\n|\r|\n", text)[0].split("\t")]
+    lines = [text, *(table_row(person, columns) for person in people)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _pair(text: str) -> tuple[Path, Path | None]:
+    """SCAN or SCAN=LANDMARKS; paths may hold equals signs themselves."""
+    if "=" not in text or Path(text).exists():
+        return Path(text), None
+    cuts = [number for number, letter in enumerate(text) if letter == "="]
+    cut = next((cut for cut in cuts if Path(text[:cut]).exists()), cuts[0])
+    return Path(text[:cut]), Path(text[cut + 1 :])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line; see the module's description."""
+    """Command line; see the module's description. Status 1 where a scan was left out, 2 if all."""
     parser = argparse.ArgumentParser(description="Put scans and landmarks into a BIDS tree.")
     parser.add_argument("root", type=Path, help="folder of the tree")
     parser.add_argument("--group", required=True, help="train, HS, DS or another group's name")
     parser.add_argument("pairs", nargs="+", metavar="SCAN[=LANDMARKS]")
     options = parser.parse_args(arguments)
-    split = [text.partition("=") for text in options.pairs]
-    pairs = [(Path(scan), Path(points) if points else None) for scan, _, points in split]
+    pairs = [_pair(text) for text in options.pairs]
     try:
-        gather(options.root, options.group, pairs)
+        bad = gather(options.root, options.group, pairs, skip_bad=True)
     except LandmarkingError as error:
-        sys.exit(str(error))
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except OSError as error:
+        path = Path(error.filename or options.root)
+        sys.stderr.write(f"{not_written(path, error, 'choose another folder')}\n")
+        sys.exit(2)
+    people = {_place(scan).person for scan, _ in pairs}
+    done = len(pairs) - len(bad)
+    sys.stdout.write(
+        f"{options.root}: {done} of {len(pairs)} scans added to group {options.group}"
+        f" ({len(people)} people named), {len(bad)} left out\n"
+    )
+    for problem in bad:
+        sys.stderr.write(f"left out: {problem}\n")
+    if bad:
+        sys.exit(1 if done else 2)
 
 
 if __name__ == "__main__":

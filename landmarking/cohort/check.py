@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landmarking.cohort.records import Cohort, ScanRecord
 from landmarking.cohort.slices import read_slice_image, read_slice_points
@@ -39,18 +40,27 @@ class CohortCheck:
         return "\n".join(parts)
 
 
-@dataclass(frozen=True)
-class _Finding:
-    scan_id: str
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What there is to say of one scan.
+
+    Attributes:
+        record: The scan.
+        problem: Why it cannot be used, or None.
+        notes: Doubts.
+        known: Which landmarks it has, shape (L,).
+    """
+
+    record: ScanRecord
     problem: str | None
     notes: tuple[str, ...]
-    placed: int
+    known: NDArray[np.bool_]
 
 
 def check_cohort(
     cohort: Cohort, landmarks: LandmarkSet, *, workers: int = 1, slice_size: int = 256
 ) -> CohortCheck:
-    """Read all scans and landmark files of a cohort.
+    """Read all scans and landmark files of a cohort; what needs imaging is not looked at.
 
     Args:
         cohort: The cohort.
@@ -62,15 +72,36 @@ def check_cohort(
         All problems, in the order of the scans, and a summary.
     """
     jobs = [(scan, landmarks, slice_size) for scan in cohort.scans]
-    found = {finding.scan_id: finding for finding in map_processes(_check_scan, jobs, workers)}
-    findings = [found[scan.scan_id] for scan in cohort.scans]
+    found = {each.record.scan_id: each for each in map_processes(_check_scan, jobs, workers)}
+    return check_prepared(cohort, landmarks, [found[scan.scan_id] for scan in cohort.scans])
+
+
+def check_prepared(
+    cohort: Cohort, landmarks: LandmarkSet, findings: Sequence[Finding]
+) -> CohortCheck:
+    """Problems, notes and counts of a cohort.
+
+    Args:
+        cohort: The cohort.
+        landmarks: Landmarks that are going to be used.
+        findings: What was found of each scan, in order.
+    """
     problems = tuple(finding.problem for finding in findings if finding.problem is not None)
-    notes = tuple(f"{item.scan_id}: {note}" for item in findings for note in item.notes)
-    return CohortCheck(problems, notes, _summary(cohort, landmarks, findings))
+    notes = [*cohort.notes]
+    for finding in findings:
+        notes += [f"{finding.record.scan_id}: {note}" for note in finding.notes]
+        if finding.record.landmarks is not None and finding.problem is None:
+            pairs = zip(landmarks.names, finding.known, strict=True)
+            missing = ", ".join(name for name, there in pairs if not there)
+            if missing:
+                notes.append(f"{finding.record.scan_id}: has no {missing}; masked everywhere")
+    return CohortCheck(
+        (*cohort.bad, *problems), tuple(notes), _summary(cohort, landmarks, findings)
+    )
 
 
-def _summary(cohort: Cohort, landmarks: LandmarkSet, findings: Sequence[_Finding]) -> str:
-    placed = {finding.scan_id: finding.placed for finding in findings}
+def _summary(cohort: Cohort, landmarks: LandmarkSet, findings: Sequence[Finding]) -> str:
+    placed = {each.record.scan_id: int(each.known.sum()) for each in findings}
     kind = ", simulated" if cohort.simulated else ""
     lines = [f"cohort {cohort.name} ({cohort.root}){kind}: {len(cohort.scans)} scans"]
     for group in cohort.groups:
@@ -86,7 +117,7 @@ def _summary(cohort: Cohort, landmarks: LandmarkSet, findings: Sequence[_Finding
     return "\n".join(lines)
 
 
-def _check_scan(job: tuple[ScanRecord, LandmarkSet, int]) -> _Finding:
+def _check_scan(job: tuple[ScanRecord, LandmarkSet, int]) -> Finding:
     record, landmarks, size = job
     try:
         points, notes = (
@@ -96,19 +127,16 @@ def _check_scan(job: tuple[ScanRecord, LandmarkSet, int]) -> _Finding:
         )
     except (LandmarkingError, OSError) as error:
         text = " ".join(str(error).split())
-        return _Finding(record.scan_id, f"{record.scan_id}: {text}", (), 0)
+        nothing = np.zeros(len(landmarks), dtype=bool)
+        return Finding(record, f"{record.scan_id}: {text}", (), nothing)
     known = np.asarray(np.isfinite(points).all(axis=-1))
-    if record.landmarks is not None and not known.all():
-        pairs = zip(landmarks.names, known, strict=True)
-        missing = ", ".join(name for name, there in pairs if not there)
-        notes = (*notes, f"has no {missing}; masked everywhere")
     problem = None
     if record.landmarks is not None and not known.any():
         problem = (
             f"{record.scan_id}: {record.landmarks.name} has none of {', '.join(landmarks.names)}; "
             "label the points by these names or their AFIDs numbers"
         )
-    return _Finding(record.scan_id, problem, notes, int(known.sum()))
+    return Finding(record, problem, notes, known)
 
 
 def _read_slice(

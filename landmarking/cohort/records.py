@@ -51,12 +51,16 @@ class Cohort:
         root: Folder that the scans lie in.
         scans: Scans in the order of their ids.
         simulated: Whether the tree says of itself that its images are simulated.
+        bad: What was left out because it breaks the contract, one sentence each.
+        notes: What a person should know and nothing needs to be done about.
     """
 
     name: str
     root: Path
     scans: tuple[ScanRecord, ...]
     simulated: bool = False
+    bad: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:

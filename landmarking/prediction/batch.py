@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
-import resource
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from landmarking.cohort.tree import native_scans
 from landmarking.errors import ConfigError, LandmarkingError
-from landmarking.files import not_written
+from landmarking.files import files_below, not_written
+from landmarking.imaging.formats import KINDS, SUFFIXES, is_dicom, scan_stem
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +43,18 @@ class Clock:
 
 
 def peak_mib() -> float:
-    """Most memory that this process has used so far, in MiB."""
+    """Most memory that this process has used so far, in MiB; NaN where the system does not say."""
+    try:
+        resource = import_module("resource")
+    except ImportError:  # Windows
+        return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024.0 * 1024.0 if sys.platform == "darwin" else 1024.0)
+    return float(peak) / (1024.0 * 1024.0 if sys.platform == "darwin" else 1024.0)
 
-
-SUFFIXES = (".nii.gz", ".nii")
 
 _DATASET = "dataset_description.json"
 _T1W = "_T1w"
+T1W_SUFFIXES = ("_t1w.nii.gz", "_t1w.nii")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Target:
     """One scan and where its results go.
 
     Attributes:
-        scan: The NIfTI file.
+        scan: The file, or the folder of DICOM files.
         stem: Path of its results within the output folder, without their endings: the scan's
             place below the folder that was given, such as `sub-01/anat/sub-01_T1w`.
     """
@@ -71,8 +75,8 @@ def find_scans(inputs: Sequence[Path], output: Path, *, bids: bool = False) -> l
     """Scans that were named, and those in folders that were named, in order.
 
     In a BIDS tree (a folder with `dataset_description.json` or `sub-*/`), the scans are its
-    `_T1w` files outside `derivatives`, `sourcedata` and `code`; in any other folder, every NIfTI
-    file at any depth. Hidden files and folders, and the output folder, are left out.
+    `_T1w` files outside `derivatives`, `sourcedata` and `code`; in any other folder, every scan at
+    any depth. Links are followed. Hidden files and folders, and the output folder, are left out.
 
     Args:
         inputs: Files and folders.
@@ -105,45 +109,56 @@ def is_bids(path: Path) -> bool:
 
 def _targets(path: Path, output: Path) -> list[Target]:
     if not path.is_dir():
-        if not path.exists():
+        # A link to nowhere is a scan that is not there yet; what it is, is said beside the others.
+        if not (path.exists() or path.is_symlink()):
             raise ConfigError(f"{path}: there is no such file or folder; check the path")
         return [Target(path, scan_stem(path.name))]
-    wanted, what = (_T1W, "*_T1w.nii[.gz] files") if is_bids(path) else ("", ".nii[.gz] files")
+    scans = _bids_scans(path, output) if is_bids(path) else _scans(path, output)
+    if not scans:
+        what = "*_T1w.nii[.gz] files" if is_bids(path) else f"scans ({KINDS})"
+        raise ConfigError(f"{path}: there are no {what} in it; give scans or their folder")
     found = [
         Target(scan, (scan.parent.relative_to(path) / scan_stem(scan.name)).as_posix())
-        for scan in _walk(path, output)
-        if scan_stem(scan.name).endswith(wanted)
+        if scan != path
+        else Target(scan, path.resolve().name)
+        for scan in scans
     ]
-    if not found:
-        raise ConfigError(f"{path}: there are no {what} in it; give scans or their folder")
     return sorted(found, key=lambda target: target.stem)
 
 
-def _walk(root: Path, output: Path) -> list[Path]:
-    apart = {"derivatives", "sourcedata", "code"} if is_bids(root) else set()
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and name not in apart
-            and (Path(folder) / name).resolve() != output.resolve()
-        ]
-        found += [
-            Path(folder, name)
-            for name in files
-            if name.casefold().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return found
+def _bids_scans(root: Path, output: Path) -> list[Path]:
+    files = files_below(root, _is_one_of(output, root / "derivatives", *map(root.joinpath, _APART)))
+    scans = [file for file in files if file.name.casefold().endswith(T1W_SUFFIXES)]
+    return list(native_scans(scans, []))
 
 
-def scan_stem(name: str) -> str:
-    """A file's name without `.nii` or `.nii.gz`; other names stay whole."""
-    for suffix in SUFFIXES:
-        if name.casefold().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+_APART = ("sourcedata", "code")
+
+
+def _is_one_of(*folders: Path) -> Callable[[Path], bool]:
+    places = {folder.resolve() for folder in folders}
+    return lambda folder: folder.resolve() in places
+
+
+def _scans(root: Path, output: Path) -> list[Path]:
+    """Scans at any depth; a folder of DICOM files is one, and so are the two files of a pair."""
+    found: dict[Path, None] = {}
+    for file in files_below(root, _is_one_of(output)):
+        name = file.name.casefold()
+        if name.endswith((".hdr", ".hdr.gz")):
+            stem = scan_stem(file.name)
+            images = [file.with_name(f"{stem}{end}") for end in (".img", ".img.gz", ".IMG")]
+            found[next((image for image in images if image.exists()), file)] = None
+        elif name.endswith(SUFFIXES):
+            found[file] = None
+        elif _may_be_dicom(file) and is_dicom(file):
+            found[file.parent] = None
+    return list(found)
+
+
+def _may_be_dicom(file: Path) -> bool:
+    known = file.suffix.casefold() in ("", ".dcm", ".ima", ".dicom")
+    return known or file.name.replace(".", "").isdigit() or file.suffix[1:].isdigit()
 
 
 def _refuse_doubles(targets: Sequence[Target]) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from landmarking.files import atomic_path, file_sha256, write_text
+from landmarking.errors import ScanError
+from landmarking.files import atomic_path, write_text
 from landmarking.geometry import Array, Plane, SliceGeometry, apply_affine
 from landmarking.imaging.pipeline import (
     PreprocessSettings,
@@ -26,12 +27,20 @@ from landmarking.imaging.pipeline import (
     register_stage,
     slice_stage,
 )
-from landmarking.imaging.quality import scan_flags
+from landmarking.imaging.quality import refusal, scan_flags
 from landmarking.imaging.registration import CENTRE_MM
-from landmarking.imaging.scan import Scan, load_scan, to_pil
+from landmarking.imaging.scan import Scan, as_scan, scan_sha256, to_pil
 from landmarking.prediction.batch import Clock, Outcome, Record, Target, attempt
-from landmarking.prediction.outputs import read_record, same_bytes
-from landmarking.prediction.predict import FORMAT
+from landmarking.prediction.outputs import same_bytes
+from landmarking.prediction.results import (
+    FORMAT,
+    Writer,
+    changed_files,
+    read_record,
+    refuse_changed,
+    remove_results,
+    write_set,
+)
 
 REACH_MM = 256.0
 """Edge of the square that the mid-sagittal slice covers."""
@@ -102,24 +111,29 @@ class Midsagittal:
         }
 
 
-def find_midsagittal(source: Path | Scan, spacing_mm: float, clock: Clock) -> Midsagittal:
+def find_midsagittal(
+    source: Path | Scan, spacing_mm: float, clock: Clock, *, allow_scaled: bool = False
+) -> Midsagittal:
     """Find the plane of a scan, as the pipeline does for a model's slices.
 
     Args:
-        source: NIfTI file, or a scan.
+        source: File or DICOM folder, or a scan.
         spacing_mm: Pixel size of the slice.
         clock: Takes the time of each stage.
+        allow_scaled: Read a scan whose header stretches its voxels.
 
     Raises:
         ScanError: If the scan cannot be read or is no head.
     """
     size = round(REACH_MM / spacing_mm)
     settings = PreprocessSettings(slice_size=size, crop=[0, size], spacing_mm=spacing_mm)
-    scan = clock.timed("read", lambda: load_scan(source) if isinstance(source, Path) else source)
+    scan = clock.timed("read", lambda: as_scan(source, allow_scaled=allow_scaled))
     canonical = clock.timed("read", lambda: to_pil(scan))
     registration = clock.timed("registration", lambda: register_stage(canonical, settings))
     found = clock.timed("plane", lambda: plane_stage(canonical, registration, settings))
     cut = clock.timed("slice", lambda: slice_stage(canonical, registration, found, settings))
+    if reason := refusal(cut.qc, np.full(0, np.nan)):
+        raise ScanError(f"{scan.name}: {reason}")
     middle = apply_affine(np.linalg.inv(registration.world_to_common), CENTRE_MM)
     return Midsagittal(
         canonical, cut.geometry, cut.image, cut.geometry.plane.project(middle), cut.qc
@@ -222,6 +236,7 @@ class MspJob:
         spacing_mm: Voxel size of the images.
         images: Whether to write them.
         overwrite: Do again what is finished.
+        allow_scaled: Read scans whose header stretches their voxels.
     """
 
     target: Target
@@ -229,6 +244,17 @@ class MspJob:
     spacing_mm: float = 1.0
     images: bool = True
     overwrite: bool = False
+    allow_scaled: bool = False
+
+    @property
+    def stem(self) -> Path:
+        """Path of the scan's results without their endings."""
+        return self.output / self.target.stem
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Endings of the files beside the record."""
+        return (PLANE, ALIGNED, SLICE) if self.images else (PLANE,)
 
     def path(self, ending: str) -> Path:
         """A file of the scan's results."""
@@ -242,8 +268,9 @@ def msp_finished(job: MspJob) -> dict[str, Any] | None:
         job: The scan.
     """
     record = None if job.overwrite else read_record(job.path(RECORD))
-    endings = (PLANE, ALIGNED, SLICE) if job.images else (PLANE,)
-    if record is None or not all(job.path(ending).is_file() for ending in endings):
+    if record is None or changed_files(job.stem, RECORD, job.endings):
+        return None
+    if not all(job.path(ending).is_file() for ending in job.endings):
         return None
     same = record["spacing_mm"] == job.spacing_mm
     return record if same and same_bytes(job.target.scan, record) else None
@@ -257,29 +284,26 @@ def msp_job(job: MspJob) -> Outcome:
     """
 
     def make(clock: Clock) -> Record:
-        job.path(RECORD).unlink(missing_ok=True)
-        found = find_midsagittal(job.target.scan, job.spacing_mm, clock)
+        refuse_changed(job.stem, RECORD, job.endings)
+        remove_results(job.stem, RECORD)
+        found = find_midsagittal(
+            job.target.scan, job.spacing_mm, clock, allow_scaled=job.allow_scaled
+        )
+        writers: dict[str, Writer] = {PLANE: lambda path: write_plane(path, found)}
         if job.images:
-            clock.timed("files", lambda: _write_images(job, found))
-        write_plane(job.path(PLANE), found)
+            writers[SLICE] = lambda path: write_nifti(path, *slice_volume(found))
+            writers[ALIGNED] = lambda path: write_nifti(path, *aligned_volume(found))
         record = {
             "format": FORMAT,
             "name": job.target.stem.rpartition("/")[2],
             "scan": str(job.target.scan),
-            "scan_sha256": file_sha256(job.target.scan),
+            "scan_sha256": scan_sha256(job.target.scan),
             "spacing_mm": job.spacing_mm,
             **found.record(),
         }
-        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-        write_text(job.path(RECORD), text)
-        return record
+        return clock.timed("files", lambda: write_set(job.stem, RECORD, record, writers))
 
     return attempt(job, make)
-
-
-def _write_images(job: MspJob, found: Midsagittal) -> None:
-    write_nifti(job.path(SLICE), *slice_volume(found))
-    write_nifti(job.path(ALIGNED), *aligned_volume(found))
 
 
 def write_nifti(path: Path, data: NDArray[np.float32], affine: Array) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.files import atomic_path, file_sha256, parse_json, write_text
-from landmarking.landmarks import write_fcsv, write_markups
+from landmarking.errors import ConfigError, LandmarkError
+from landmarking.files import (
+    file_lock,
+    file_sha256,
+    files_below,
+    parse_json,
+    readable,
+    write_text,
+)
+from landmarking.geometry import Array, SliceGeometry
+from landmarking.imaging.scan import scan_sha256
+from landmarking.landmarks import (
+    is_prediction,
+    landmark_set,
+    read_landmarks,
+    write_fcsv,
+    write_markups,
+)
 from landmarking.prediction.batch import Clock, Outcome, Record, Target, attempt
-from landmarking.prediction.predict import FORMAT, ScanPrediction, Section
+from landmarking.prediction.predict import ScanPrediction, Section
+from landmarking.prediction.results import (
+    any_record,
+    changed_files,
+    read_record,
+    refuse_changed,
+    remove_results,
+    write_set,
+)
 
 _FOUND, _LOOK, _PLANE = "#56B4E9", "#E69F00", "#56B4E9"
 
@@ -142,33 +167,38 @@ def _grey(image: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 RECORD = "_prediction.json"
-MARKUPS = "_landmarks.mrk.json"
-FCSV = "_landmarks.fcsv"
+MARKUPS = "_desc-auto_landmarks.mrk.json"
+FCSV = "_desc-auto_landmarks.fcsv"
 PICTURE = "_qc.png"
 TABLE = "landmarks.csv"
+SIDECAR = "landmarks.json"
 
-COLUMNS = (
-    "scan",
-    "landmark",
-    "x_mm",
-    "y_mm",
-    "z_mm",
-    "x_px",
-    "y_px",
-    "radius_mm",
-    "doubt_px",
-    "flagged",
-    "flags",
-    "model",
-    "path",
-)
-"""Columns of landmarks.csv: world RAS mm, slice pixels, and what to look at."""
+MOVED_MM = 0.001
+"""A point of a file that was saved again counts as moved by hand above this."""
+
+COLUMNS = {
+    "scan": "Name of the scan, with its place below the folder that was given",
+    "landmark": "Short name, docs/landmarks.md",
+    "x_mm": "World RAS of the scan, mm to the right",
+    "y_mm": "World RAS of the scan, mm to the front",
+    "z_mm": "World RAS of the scan, mm upward",
+    "x_px": "Column of the mid-sagittal slice, pixels",
+    "y_px": "Row of the mid-sagittal slice, pixels",
+    "radius_mm": "Radius that holds the truth with the model's coverage, mm",
+    "doubt_px": "Spread of the model's heatmap, pixels",
+    "flagged": "Whether a person should look at it",
+    "flags": "Why",
+    "model": "Name of the model",
+    "path": "The scan's file",
+    "placed_by": "model, or hand where somebody has moved the point in our landmark file",
+}
+"""Columns of landmarks.csv, with what they mean."""
 
 
 def write_scan_files(
     prediction: ScanPrediction, folder: Path, stem: str, *, picture: bool = True
 ) -> dict[str, Any]:
-    """Write everything about one scan; the record comes last and says that the rest is there.
+    """Write everything about one scan; see `results.write_set`.
 
     Args:
         prediction: What to write.
@@ -180,17 +210,42 @@ def write_scan_files(
         The record, as it was written.
 
     Raises:
+        ConfigError: If a file of somebody else lies there.
         OSError: If a file cannot be written.
     """
     notes = {landmark.name: _note(landmark, prediction) for landmark in prediction.landmarks}
-    write_markups(folder / f"{stem}{MARKUPS}", prediction.points_mm, notes)
-    write_fcsv(folder / f"{stem}{FCSV}", prediction.points_mm, notes)
+    points, made = prediction.points_mm, generated_by(prediction.model)
+    writers: dict[str, Callable[[Path], object]] = {
+        MARKUPS: lambda path: write_markups(path, points, notes, generated_by=made),
+        FCSV: lambda path: write_fcsv(path, points, notes, generated_by=made),
+    }
     if picture:
-        with atomic_path(folder / f"{stem}{PICTURE}") as temporary:
-            draw_prediction(prediction, temporary)
-    record = prediction.record()
-    write_text(folder / f"{stem}{RECORD}", json.dumps(record, indent=1, allow_nan=False) + "\n")
+        writers[PICTURE] = lambda path: draw_prediction(prediction, path)
+    older = _of_first_version(folder / stem)
+    record = write_set(folder / stem, RECORD, prediction.record(), writers)
+    for path in older:
+        path.unlink(missing_ok=True)
     return record
+
+
+def generated_by(model: str) -> str:
+    """What files of ours say about where they come from.
+
+    Args:
+        model: Name of the model.
+    """
+    from landmarking import __version__
+
+    return f"landmarking {__version__}, model {model}"
+
+
+def _of_first_version(stem: Path) -> list[Path]:
+    """Landmark files that the first version has written under a manual file's name."""
+    record = any_record(stem.with_name(f"{stem.name}{RECORD}"))
+    if record is None or record["format"] != 1:
+        return []
+    names = (f"{stem.name}_landmarks{end}" for end in (".mrk.json", ".fcsv"))
+    return [path for name in names if is_prediction(path := stem.with_name(name))]
 
 
 def _note(landmark: Any, prediction: ScanPrediction) -> str:
@@ -201,17 +256,80 @@ def _note(landmark: Any, prediction: ScanPrediction) -> str:
     return "; ".join(parts)
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A record of this version, or None where there is none that can be read."""
+def moved_by_hand(stem: Path, record: Mapping[str, Any]) -> dict[str, Array]:
+    """Points that somebody has moved in the landmark files of a scan.
+
+    Args:
+        stem: Path of the results without their endings.
+        record: The scan's record.
+
+    Returns:
+        World RAS mm, shape (3,), by landmark; NaN where it was taken out.
+
+    Raises:
+        LandmarkError: If a changed file cannot be read, or both were changed and differ.
+    """
+    changed = changed_files(stem, RECORD, (MARKUPS, FCSV))
+    found: dict[str, Array] = {}
+    for ending in (ending for ending in (MARKUPS, FCSV) if changed.get(ending) == "edited"):
+        path = stem.with_name(f"{stem.name}{ending}")
+        names = [row["name"] for row in record["landmarks"]]
+        now = landmark_set("afids32").subset(names).arrange(read_landmarks(path))
+        was = np.array([row["world_mm"] for row in record["landmarks"]])
+        moved = ~(np.linalg.norm(now - was, axis=1) <= MOVED_MM)
+        for name, point in zip(np.array(names)[moved], now[moved], strict=True):
+            other = found.setdefault(str(name), point)
+            if not np.allclose(other, point, atol=MOVED_MM, equal_nan=True):
+                raise LandmarkError(
+                    f"{path}: {name} was moved here and, to another place, in the .mrk.json "
+                    "beside it; remove one of the two files"
+                )
+    return found
+
+
+def check_table(folder: Path) -> None:
+    """Refuse an output folder whose landmarks.csv is not as we have written it.
+
+    Args:
+        folder: Output folder.
+
+    Raises:
+        ConfigError: If a person's table would be replaced.
+    """
+    table, sidecar = folder / TABLE, folder / SIDECAR
+    if sidecar.exists() and _sidecar(sidecar) is None:
+        raise ConfigError(f"{sidecar}: {_KEPT}")
+    if not table.exists():
+        return
+    known = _sidecar(sidecar)
+    if known is not None:
+        if file_sha256(table) != known:
+            raise ConfigError(
+                f"{table}: was changed since it was written and is kept; rename it, and the "
+                "command writes another one"
+            )
+        return
+    with table.open("rb") as file:
+        first = file.readline().decode("utf-8", "replace").strip()
+    # The first version wrote no description beside it.
+    if first.split(",") != [column for column in COLUMNS if column != "placed_by"]:
+        raise ConfigError(f"{table}: {_KEPT}")
+
+
+_KEPT = "was not written by this program and is kept; move it away, or choose another -o"
+
+
+def _sidecar(path: Path) -> str | None:
+    """Digest of the table that our description beside it stands for, or None."""
     try:
-        record = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        body = parse_json(path.read_text(encoding="utf-8"))
+        return str(body["GeneratedBy"]["TableSHA256"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 
 
 def write_table(folder: Path) -> Path:
-    """Write landmarks.csv from the records of all scans in a folder.
+    """Write landmarks.csv from the records of all scans in a folder, and what its columns mean.
 
     Args:
         folder: Output folder.
@@ -220,24 +338,74 @@ def write_table(folder: Path) -> Path:
         Path of the table.
 
     Raises:
+        ConfigError: If a person's table would be replaced.
         OSError: If it cannot be written.
     """
     rows = []
-    for path in sorted(folder.rglob(f"*{RECORD}")):
-        record = read_record(path)
-        if record is not None:
+    for path in sorted(files_below(folder)):
+        record = read_record(path) if path.name.endswith(RECORD) else None
+        if record is not None and "landmarks" in record:
             stem = path.relative_to(folder).as_posix().removesuffix(RECORD)
-            rows += table_rows(stem, record)
+            rows += table_rows(stem, record, _moved(folder / stem, record))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / TABLE, buffer.getvalue())
+    text = readable(buffer.getvalue())
+    # The table and its description are two files: one process at a time.
+    with file_lock(folder / f".{TABLE}.lock"):
+        check_table(folder)
+        (folder / TABLE).unlink(missing_ok=True)
+        write_text(folder / SIDECAR, json.dumps(_description(text), indent=1) + "\n")
+        write_text(folder / TABLE, text)
     return folder / TABLE
 
 
+def _moved(stem: Path, record: Mapping[str, Any]) -> dict[str, Array]:
+    try:
+        return moved_by_hand(stem, record)
+    except LandmarkError:
+        # Said where the scan is done; the table then has what the model found.
+        return {}
+
+
+def _description(table: str) -> dict[str, Any]:
+    from landmarking import __version__
+
+    digest = hashlib.sha256(table.encode()).hexdigest()
+    made = {"Name": "landmarking", "Version": __version__, "TableSHA256": digest}
+    return {**{key: {"Description": text} for key, text in COLUMNS.items()}, "GeneratedBy": made}
+
+
+DATASET = "dataset_description.json"
+
+
+def check_dataset(folder: Path) -> None:
+    """Refuse the root of somebody's raw BIDS tree as the folder of derivatives.
+
+    Args:
+        folder: Output folder.
+
+    Raises:
+        ConfigError: If it says of itself that it is raw data, or cannot be read.
+    """
+    path = folder / DATASET
+    if not path.exists():
+        return
+    try:
+        body = parse_json(path.read_text(encoding="utf-8-sig"))
+        kind = body.get("DatasetType", "raw")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: is no JSON object; choose another -o") from error
+    if kind != "derivative":
+        raise ConfigError(
+            f"{path}: says that the folder holds {kind} data, and results are derivatives; choose "
+            f"-o {folder / 'derivatives' / 'landmarking'}"
+        )
+
+
 def write_dataset(folder: Path) -> None:
-    """Say in dataset_description.json that a folder is a BIDS derivative of ours.
+    """Say in dataset_description.json that a folder is a BIDS derivative of ours, if nothing does.
 
     Args:
         folder: Output folder.
@@ -247,37 +415,68 @@ def write_dataset(folder: Path) -> None:
     """
     from landmarking import __version__
 
+    if (folder / DATASET).exists():
+        return
     description = {
         "Name": "Landmarks on the mid-sagittal plane",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "landmarking", "Version": __version__}],
     }
-    write_text(folder / "dataset_description.json", json.dumps(description, indent=1) + "\n")
+    write_text(folder / DATASET, json.dumps(description, indent=1) + "\n")
 
 
-def table_rows(stem: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def table_rows(
+    stem: str, record: Mapping[str, Any], moved: Mapping[str, Array] | None = None
+) -> list[dict[str, Any]]:
     """Rows of landmarks.csv of one scan, one a landmark, numbers unrounded.
 
     Args:
         stem: What the scan is called in the table.
         record: What `ScanPrediction.record` gives.
+        moved: Points that a person has moved, world RAS mm by landmark.
     """
-    return [
-        {
-            "scan": stem,
-            "landmark": row["name"],
-            **dict(zip(("x_mm", "y_mm", "z_mm"), row["world_mm"], strict=True)),
-            **dict(zip(("x_px", "y_px"), row["pixel"], strict=True)),
-            "radius_mm": row["radius_mm"],
-            "doubt_px": row["doubt_px"],
-            "flagged": bool(row["flags"] or record["flags"]),
-            "flags": "; ".join(_reasons(row["flags"], record["flags"])),
-            "model": record["model"],
-            "path": record["scan"],
-        }
-        for row in record["landmarks"]
-    ]
+    rows = []
+    geometry = SliceGeometry.from_dict(record["slice"])
+    for row in record["landmarks"]:
+        point = (moved or {}).get(row["name"])
+        world, pixel = row["world_mm"], row["pixel"]
+        if point is not None:
+            known = bool(np.isfinite(point).all())
+            world = point.tolist() if known else (None, None, None)
+            pixel = geometry.to_pixel(point).tolist() if known else (None, None)
+        by_model = point is None
+        own = row["flags"] if by_model else []
+        rows.append(
+            {
+                "scan": text_name(stem, record["scan"]),
+                "landmark": row["name"],
+                **dict(zip(("x_mm", "y_mm", "z_mm"), world, strict=True)),
+                **dict(zip(("x_px", "y_px"), pixel, strict=True)),
+                "radius_mm": row["radius_mm"] if by_model else None,
+                "doubt_px": row["doubt_px"] if by_model else None,
+                "flagged": bool(own or (by_model and record["flags"])),
+                "flags": "; ".join(_reasons(own, record["flags"] if by_model else ())),
+                "model": record["model"],
+                "path": record["scan"],
+                "placed_by": "model" if by_model else "hand",
+            }
+        )
+    return rows
+
+
+def text_name(stem: str, scan: str) -> str:
+    """What a scan is called in a table, so that it stays a text: its stem, or its file's name.
+
+    Without an ending, pandas, R and spreadsheets take 007, 1e3, NA and TRUE for something else.
+    """
+    words = {"na", "n/a", "nan", "null", "none", "true", "false", "inf", "t", "f", ""}
+    try:
+        float(stem)
+    except ValueError:
+        if stem.casefold() not in words:
+            return stem
+    return Path(scan).name or f"scan-{stem}"
 
 
 def _reasons(own: Iterable[str], scans: Sequence[str]) -> list[str]:
@@ -296,6 +495,7 @@ class PredictJob:
         coverage: Probability of its radii, or None; likewise.
         picture: Whether to draw the picture.
         overwrite: Predict again what is finished.
+        allow_scaled: Read scans whose header stretches their voxels.
     """
 
     target: Target
@@ -305,6 +505,17 @@ class PredictJob:
     coverage: float | None = None
     picture: bool = True
     overwrite: bool = False
+    allow_scaled: bool = False
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Endings of the files of the scan's results beside the record."""
+        return (MARKUPS, FCSV, PICTURE) if self.picture else (MARKUPS, FCSV)
+
+    @property
+    def stem(self) -> Path:
+        """Path of the scan's results without their endings."""
+        return self.output / self.target.stem
 
     def path(self, ending: str) -> Path:
         """A file of the scan's results."""
@@ -317,18 +528,29 @@ def finished(job: PredictJob) -> dict[str, Any] | None:
     Args:
         job: The scan.
     """
-    endings = (MARKUPS, FCSV, PICTURE) if job.picture else (MARKUPS, FCSV)
     record = None if job.overwrite else read_record(job.path(RECORD))
-    if record is None or not all(job.path(ending).is_file() for ending in endings):
+    if record is None:
         return None
+    try:
+        moved = moved_by_hand(job.stem, record)
+    except LandmarkError:
+        return None
+    # What a person has corrected is finished, also without its picture.
+    there = bool(moved) or all(job.path(ending).is_file() for ending in job.endings)
     same_model = (record["model_digest"], record["coverage"]) == (job.model_digest, job.coverage)
-    return record if same_model and same_bytes(job.target.scan, record) else None
+    if not (there and same_model and same_bytes(job.target.scan, record)):
+        return None
+    return {**record, MOVED: list(moved)}
+
+
+MOVED = "moved_by_hand"
+"""Key of a finished record: landmarks that a person has moved since."""
 
 
 def same_bytes(scan: Path, record: Record) -> bool:
     """Whether a record was made from a scan as it is now."""
     try:
-        return bool(record["scan_sha256"] == file_sha256(scan))
+        return bool(record["scan_sha256"] == scan_sha256(scan))
     except OSError:
         return False
 
@@ -345,9 +567,12 @@ def predict_job(job: PredictJob) -> Outcome:
     model = open_model(job.sources)
 
     def make(clock: Clock) -> Record:
-        # Old results must not pass for those of this attempt.
-        job.path(RECORD).unlink(missing_ok=True)
-        prediction = predict_scan(job.target.scan, model)
+        # Before the work, not after it.
+        if (record := read_record(job.path(RECORD))) is not None:
+            moved_by_hand(job.stem, record)
+        refuse_changed(job.stem, RECORD, job.endings)
+        remove_results(job.stem, RECORD)
+        prediction = predict_scan(job.target.scan, model, allow_scaled=job.allow_scaled)
         clock.seconds.update({k: v for k, v in prediction.seconds.items() if k != "cpu"})
         return clock.timed(
             "files",

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from landmarking.errors import ScanError
-from landmarking.files import file_sha256
 from landmarking.geometry import Array, Plane, SliceGeometry, apply_affine
 from landmarking.imaging.intensity import finished
 from landmarking.imaging.pipeline import Slice, plane_stage, register_stage, slice_stage
@@ -23,13 +22,11 @@ from landmarking.imaging.quality import (
     refusal,
     scan_flags,
 )
-from landmarking.imaging.scan import Scan, load_scan, to_pil
+from landmarking.imaging.scan import Scan, as_scan, scan_sha256, to_pil
 from landmarking.prediction.batch import Clock
 from landmarking.prediction.model import LandmarkModel
 from landmarking.prediction.package import open_model
-
-FORMAT = 1
-"""Version of the JSON record; a record of another version is made again."""
+from landmarking.prediction.results import FORMAT
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,12 +204,15 @@ def _trace(plane: Plane, middle_mm: Array, right: Array, down: Array, pixels: in
     return np.array(ends)
 
 
-def predict_scan(source: Path | Scan, model: LandmarkModel) -> ScanPrediction:
+def predict_scan(
+    source: Path | Scan, model: LandmarkModel, *, allow_scaled: bool = False
+) -> ScanPrediction:
     """Find the landmarks of one scan.
 
     Args:
-        source: NIfTI file, or a scan that is loaded already.
+        source: File or DICOM folder, or a scan that is loaded already.
         model: The model.
+        allow_scaled: Read a scan whose header stretches its voxels.
 
     Returns:
         Landmarks in the scan's world, with the slice and what to look at.
@@ -223,7 +223,7 @@ def predict_scan(source: Path | Scan, model: LandmarkModel) -> ScanPrediction:
         ConfigError: If the model does not fit its own preprocessing.
     """
     clock = Clock()
-    scan = clock.timed("read", lambda: load_scan(source) if isinstance(source, Path) else source)
+    scan = clock.timed("read", lambda: as_scan(source, allow_scaled=allow_scaled))
     canonical = clock.timed("read", lambda: to_pil(scan))
     cut, image = slice_for_model(canonical, model, clock)
     located = clock.timed("network", lambda: model.locate(image[None]))
@@ -236,7 +236,7 @@ def predict_scan(source: Path | Scan, model: LandmarkModel) -> ScanPrediction:
     return ScanPrediction(
         name=scan.name,
         scan=str(source) if is_file else "",
-        scan_sha256=file_sha256(source) if isinstance(source, Path) else "",
+        scan_sha256=scan_sha256(source) if isinstance(source, Path) else "",
         model=model.name,
         model_digest=model.digest,
         coverage=None if model.calibration is None else model.calibration.coverage,
@@ -322,14 +322,21 @@ def scores(doubt_px: Array) -> Array:
 
 
 def predict(
-    scan: str | Path | Scan, *, model: str | Path | Sequence[str | Path] | None = None
+    scan: Any,
+    *,
+    affine: Any = None,
+    model: str | Path | Sequence[str | Path] | None = None,
+    allow_scaled: bool = False,
 ) -> ScanPrediction:
     """Find the landmarks of a T1 scan.
 
     Args:
-        scan: NIfTI file (`.nii`, `.nii.gz`), or a scan from `landmarking.imaging.scan.load_scan`.
+        scan: A file or DICOM folder (docs/inputs.md), an image of nibabel or SimpleITK, an array
+            with `affine`, or a scan from `landmarking.imaging.scan.load_scan`.
+        affine: Of an array, shape (I, J, K): voxel to world RAS mm, shape (4, 4).
         model: None for the model that ships with the package; a packed model (`.zip`); a folder of
             one's own run or study, or several.
+        allow_scaled: Read a scan whose header stretches its voxels, as in template space.
 
     Returns:
         Landmarks in the scan's world RAS mm, with radii, flags, the slice and its geometry.
@@ -349,4 +356,9 @@ def predict(
         sources = (model,)
     else:
         sources = model
-    return predict_scan(Path(scan) if isinstance(scan, str) else scan, open_model(sources))
+    source = (
+        Path(scan)
+        if isinstance(scan, str | Path)
+        else as_scan(scan, affine, allow_scaled=allow_scaled)
+    )
+    return predict_scan(source, open_model(sources), allow_scaled=allow_scaled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.cohort.records import Cohort, ScanRecord
-from landmarking.errors import CohortError, ConfigError
+from landmarking.errors import ConfigError
 from landmarking.imaging.intensity import mean_quantiles, save_reference
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.imaging.quality import Value, landmark_figures
@@ -33,22 +34,32 @@ from landmarking.preparation.review import quality_csv, quality_table, write_con
 from landmarking.preparation.stages import raw_slice
 
 QUALITY = "qc.csv"
+SKIPPED = "skipped.csv"
+"""Scans that were left out, with the reason; there only if there are any."""
+
+
+def _write_skipped(path: Path, skipped: Mapping[str, str]) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("scan_id", "problem"), *skipped.items()])
+
+
+def read_skipped(folder: Path) -> dict[str, str]:
+    """What is wrong with scans that a prepared cohort leaves out, by scan id."""
+    path = folder / SKIPPED
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["scan_id"]: row["problem"] for row in csv.DictReader(file)}
 
 
 def input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str]:
     """SHA-256 of all scan, landmark and tissue files of a cohort, remembered in `outputs/cache`.
 
-    Raises:
-        CohortError: If a file cannot be read.
+    A file that cannot be read has a word for a digest; see `FileDigests`.
     """
     files = [path for record in cohort.scans for path in record.files]
-    try:
-        return FileDigests(outputs / "cache" / "files.json").digests(files, workers)
-    except OSError as error:
-        raise CohortError(
-            f"cohort {cohort.name}: a file cannot be read ({error}); check its permissions, or put "
-            "it back"
-        ) from error
+    return FileDigests(outputs / "cache" / "files.json").digests(files, workers)
 
 
 def combined_digest(cohort: Cohort, digests: Mapping[Path, str]) -> str:
@@ -129,6 +140,7 @@ def save_cohort(
     settings: PreprocessSettings,
     digest: str,
     scans: Sequence[PreparedScan],
+    skipped: Mapping[str, str] | None = None,
 ) -> PreparedCohort:
     """Write slices, index, qc.csv and contact sheets of a cohort, as a whole.
 
@@ -139,6 +151,7 @@ def save_cohort(
         settings: Settings of the imaging stages.
         digest: What `cohort_digest` gives.
         scans: All scans in the cohort's order, none with a problem.
+        skipped: What is wrong with scans that were left out, by scan id; goes to skipped.csv.
     """
     staged = [scan.staged for scan in scans if scan.staged is not None]
     records = [_slice_record(scan.record) for scan in scans]
@@ -147,6 +160,8 @@ def save_cohort(
 
     def add_quality_control(unfinished: Path) -> None:
         (unfinished / QUALITY).write_text(quality_csv(quality), encoding="utf-8")
+        if skipped:
+            _write_skipped(unfinished / SKIPPED, skipped)
         points_px = np.stack(
             [
                 item.geometry.to_pixel(scan.points_mm)

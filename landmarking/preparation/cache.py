@@ -202,19 +202,35 @@ class FileDigests:
     def digests(self, files: Iterable[Path], workers: int = 1) -> dict[Path, str]:
         """SHA-256 by file; files that are new or changed are read, with `workers` threads.
 
+        A file that cannot be read has the digest `UNREAD`; what is wrong with it is said where the
+        scan is read, beside the other scans.
+
         Raises:
-            OSError: If a file cannot be read.
             CacheError: If the memory cannot be written.
         """
         paths = list(dict.fromkeys(files))
         signatures = {path: _signature(path) for path in paths}
-        stale = [path for path in paths if self._remembered(path, signatures[path]) is None]
+        stale = [
+            path
+            for path, signature in signatures.items()
+            if signature is not None and self._remembered(path, signature) is None
+        ]
+        unread = {path for path, signature in signatures.items() if signature is None}
+        fresh = {}
         if stale:
             with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-                for path, digest in zip(stale, pool.map(file_sha256, stale), strict=True):
-                    self._known[str(path)] = [*signatures[path], digest]
-            self._remember({str(path): self._known[str(path)] for path in stale})
-        return {path: str(self._known[str(path)][-1]) for path in paths}
+                for path, digest in zip(stale, pool.map(_digest, stale), strict=True):
+                    signature = signatures[path]
+                    if digest is None or signature is None:
+                        unread.add(path)
+                    else:
+                        fresh[str(path)] = [*signature, digest]
+        if fresh:
+            self._known.update(fresh)
+            self._remember(fresh)
+        return {
+            path: UNREAD if path in unread else str(self._known[str(path)][-1]) for path in paths
+        }
 
     def _remember(self, fresh: Mapping[str, list[Any]]) -> None:
         # Shards of one cohort hash its files between them, each its own.
@@ -234,9 +250,23 @@ class FileDigests:
         return str(row[-1]) if row is not None and row[:-1] == signature else None
 
 
-def _signature(path: Path) -> list[int]:
+UNREAD = "unread"
+"""Digest of a file that cannot be read."""
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
+
+
+def _signature(path: Path) -> list[int] | None:
     # The change time moves with every write, even where a tool sets the modification time back.
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        return None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 

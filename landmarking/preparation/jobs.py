@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 
 from landmarking.cohort.records import ScanRecord
 from landmarking.cohort.slices import cut_geometry, read_slice_points
-from landmarking.errors import CacheError, LandmarkingError
+from landmarking.errors import CacheError, LandmarkingError, ScanError
 from landmarking.geometry import Array, apply_affine
 from landmarking.imaging.pipeline import MIDSAGITTAL_COMMON, PreprocessSettings, slice_geometry
-from landmarking.imaging.quality import off_plane_mm
+from landmarking.imaging.quality import off_plane_mm, refusal
+from landmarking.imaging.scan import SCALED, load_scan
 from landmarking.landmarks import LandmarkSet, read_landmarks
 from landmarking.preparation.cache import STAGE_VERSIONS, TISSUES, StageCache, is_cached, tissue_key
 from landmarking.preparation.stages import StagedSlice, staged_slice, staged_tissues
 from landmarking.processes import map_processes
+
+logger = logging.getLogger(__name__)
 
 FAR_OFF_PLANE_MM = 20.0
 """A landmark farther than this from where the template has it, across the plane, is refused."""
@@ -111,6 +115,7 @@ class Job:
         cache: Where results are looked up and stored.
         versions: Versions of the stages, as the process that shares out the work has them.
         tissue_sha256: Digests of the scan's tissue maps; empty where it has none.
+        allow_scaled: Read a scan whose header stretches its voxels.
     """
 
     record: ScanRecord
@@ -120,6 +125,7 @@ class Job:
     cache: StageCache
     versions: Mapping[str, int]
     tissue_sha256: tuple[str, ...] = ()
+    allow_scaled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +164,14 @@ def prepare_scan(job: Job) -> PreparedScan:
     staged, tissues, problem = None, None, None
     try:
         with _quiet():
-            staged = staged_slice(record.image, job.image_sha256, job.settings, job.cache)
+            staged = staged_slice(
+                record.image,
+                job.image_sha256,
+                job.settings,
+                job.cache,
+                job.allow_scaled,
+            )
+        _judge(job, staged)
         staged, tissues = _with_tissues(job, staged)
         if record.landmarks is None:
             return PreparedScan(record, staged, nowhere, tissues=tissues)
@@ -167,10 +180,32 @@ def prepare_scan(job: Job) -> PreparedScan:
         raise
     except LandmarkingError as error:
         return PreparedScan(record, staged, nowhere, _one_line(record, str(error)))
+    except MemoryError:
+        why = "there is too little memory for it; use fewer workers"
+        return PreparedScan(record, staged, nowhere, _one_line(record, why))
+    except OSError as error:
+        why = f"{error.filename or record.image}: {error.strerror or error}; mend its permissions"
+        return PreparedScan(record, staged, nowhere, _one_line(record, why))
+    except Exception as error:  # a defect of ours on one scan must not cost the others
+        logger.error("%s", traceback.format_exc())
+        why = f"a defect of this program on this scan ({error}); please report it"
+        return PreparedScan(record, staged, nowhere, _one_line(record, why))
     problem = landmark_problem(points, landmarks, staged, job.settings)
     if problem is not None:
         problem = _one_line(record, f"{record.landmarks}: {problem}")
     return PreparedScan(record, staged, points, problem, tissues)
+
+
+def _judge(job: Job, staged: StagedSlice) -> None:
+    """Rules that prediction has as well, and one that a cached slice would get round.
+
+    Raises:
+        ScanError: If the scan is refused.
+    """
+    if reason := refusal(staged.qc, np.full(0, np.nan)):
+        raise ScanError(f"{job.record.image}: {reason}")
+    if not job.allow_scaled and SCALED in str(staged.qc.get("notes", "")):
+        load_scan(job.record.image)
 
 
 def _with_tissues(job: Job, staged: StagedSlice) -> tuple[StagedSlice, NDArray[np.uint8] | None]:

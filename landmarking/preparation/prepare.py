@@ -8,8 +8,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
-from landmarking.cohort.check import check_cohort
+import numpy as np
+
+from landmarking.cohort.check import Finding, check_prepared
 from landmarking.cohort.records import Cohort
 from landmarking.errors import CacheError, CohortError, ConfigError
 from landmarking.files import file_lock, remove_leftovers
@@ -17,9 +20,11 @@ from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import LandmarkSet, landmark_set
 from landmarking.preparation.assembly import (
     QUALITY,
+    SKIPPED,
     cohort_digest,
     combined_digest,
     input_digests,
+    read_skipped,
     save_cohort,
     write_mean_reference,
 )
@@ -66,6 +71,8 @@ class Preparation:
         computed: Scans that each stage was computed for; the rest came from the cache.
         wall_seconds: Time from start to end.
         reused: Whether the finished cohort was there already.
+        skipped: What is wrong with what was left out, one sentence each.
+        notes: What a person should know of the cohort.
     """
 
     prepared: PreparedCohort
@@ -74,6 +81,8 @@ class Preparation:
     computed: Mapping[str, int] = field(default_factory=dict)
     wall_seconds: float = 0.0
     reused: bool = False
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def prepare_cohort(
@@ -99,6 +108,7 @@ def ensure_prepared(
     workers: int | None = None,
     *,
     progress: bool = False,
+    skip_bad: bool = True,
 ) -> PreparedCohort:
     """The prepared cohort of a configuration: loaded where it exists, else made.
 
@@ -112,19 +122,35 @@ def ensure_prepared(
         outputs: Folder of `cache/` and `prepared/`.
         workers: Processes; None takes all cores.
         progress: Whether to draw a progress bar.
+        skip_bad: Leave out scans that cannot be used, with a warning each.
 
     Raises:
-        CohortError: If the cohort or any of its scans cannot be used; all problems at once.
+        CohortError: If the cohort, or without `skip_bad` any of its scans, cannot be used; all
+            problems at once.
         CacheError: If `outputs` cannot be written.
     """
     root = Path(config.root)
     if is_prepared(root):
         return open_prepared(root, landmarks, settings, outputs)
-    cohort = open_locked(config, outputs, workers or available_cores(), progress)
-    return prepare_cohort(cohort, landmarks, settings, outputs, workers=workers, progress=progress)
+    cohort = open_locked(config, outputs, workers or available_cores(), progress, skip_bad=skip_bad)
+    done = prepare(
+        cohort,
+        landmarks,
+        settings,
+        outputs,
+        workers=workers,
+        progress=progress,
+        skip_bad=skip_bad,
+        allow_scaled=config.allow_scaled,
+    )
+    for problem in done.skipped:
+        logger.warning("left out: %s", problem)
+    return done.prepared
 
 
-def open_locked(config: CohortConfig, outputs: Path, workers: int, progress: bool) -> Cohort:
+def open_locked(
+    config: CohortConfig, outputs: Path, workers: int, progress: bool, *, skip_bad: bool = False
+) -> Cohort:
     """Open a cohort while no other process does; see `open_cohort`.
 
     Args:
@@ -132,10 +158,11 @@ def open_locked(config: CohortConfig, outputs: Path, workers: int, progress: boo
         outputs: Folder of `cache/`, which holds the lock.
         workers: Processes.
         progress: Whether to draw a progress bar.
+        skip_bad: As for `open_cohort`.
     """
     name = stage_key("cohort", 1, config)[:12]
     with file_lock(outputs / "cache" / "locks" / f"open-{name}.lock"):
-        return open_cohort(config, workers=workers, progress=progress)
+        return open_cohort(config, workers=workers, progress=progress, skip_bad=skip_bad)
 
 
 def prepare(
@@ -146,6 +173,8 @@ def prepare(
     *,
     workers: int | None = None,
     progress: bool = False,
+    skip_bad: bool = False,
+    allow_scaled: bool = False,
 ) -> Preparation:
     """Cut, check and store the slices of a cohort.
 
@@ -156,12 +185,15 @@ def prepare(
         outputs: Folder of `cache/` (results of stages) and `prepared/` (finished cohorts).
         workers: Processes; None takes all cores.
         progress: Whether to draw a progress bar.
+        skip_bad: Leave out scans that cannot be used, and list them in skipped.csv.
+        allow_scaled: Read scans whose header stretches their voxels.
 
     Returns:
         The prepared cohort in `outputs/prepared/<name>-<digest>/`, with the times.
 
     Raises:
-        CohortError: If any scan cannot be used; lists all of them. Good ones stay cached.
+        CohortError: If any scan cannot be used (with `skip_bad`: if none can); lists all of them.
+            Good ones stay cached.
         CacheError: If `outputs` cannot be written.
     """
     start = time.perf_counter()
@@ -173,13 +205,37 @@ def prepare(
     with file_lock(outputs / "cache" / "locks" / f"prepare-{digest[:12]}.lock"):
         finished = _load_finished(folder, digest)
         if finished is not None:
+            skipped = read_skipped(folder)
+            if skipped and not skip_bad:
+                _refuse(cohort, tuple(skipped.values()), len(finished) + len(skipped))
             wall_seconds = time.perf_counter() - start
-            return Preparation(finished, inputs, wall_seconds=wall_seconds, reused=True)
+            return Preparation(
+                finished,
+                inputs,
+                wall_seconds=wall_seconds,
+                reused=True,
+                skipped=(*cohort.bad, *skipped.values()),
+                notes=cohort.notes,
+            )
         remove_leftovers(outputs / "prepared")
-        scans = _all_scans(cohort, landmarks, settings, outputs, digests, count, progress)
-        prepared = save_cohort(folder, cohort, landmarks, settings, digest, scans)
+        scans = _all_scans(
+            cohort, landmarks, settings, outputs, digests, count, progress, allow_scaled
+        )
+        bad = {scan.record.scan_id: scan.problem for scan in scans if scan.problem is not None}
+        good = [scan for scan in scans if scan.problem is None]
+        if bad and not (skip_bad and good):
+            _refuse(cohort, tuple(bad.values()), len(scans))
+        prepared = save_cohort(folder, cohort, landmarks, settings, digest, good, bad)
     seconds, computed = _times(scans)
-    return Preparation(prepared, inputs, seconds, computed, time.perf_counter() - start)
+    return Preparation(
+        prepared,
+        inputs,
+        seconds,
+        computed,
+        time.perf_counter() - start,
+        skipped=(*cohort.bad, *bad.values()),
+        notes=cohort.notes,
+    )
 
 
 def prepare_shard(
@@ -192,7 +248,9 @@ def prepare_shard(
     shards: int,
     workers: int | None = None,
     progress: bool = False,
-) -> int:
+    skip_bad: bool = False,
+    allow_scaled: bool = False,
+) -> tuple[int, tuple[str, ...]]:
     """Put every n-th scan of a cohort into the cache; `prepare` then finds it there.
 
     Args:
@@ -204,18 +262,24 @@ def prepare_shard(
         shards: Number of shares.
         workers: Processes.
         progress: Whether to draw a progress bar.
+        skip_bad: As for `prepare`, likewise `allow_scaled`.
+        allow_scaled: Read scans whose header stretches their voxels.
 
     Returns:
-        How many scans the share has.
+        How many scans of the share are in the cache, and what is wrong with the others.
 
     Raises:
-        CohortError: If one of its scans cannot be used; lists all of them.
+        CohortError: If one of its scans cannot be used and `skip_bad` is off; lists all of them.
         CacheError: If `outputs` cannot be written.
     """
     count = workers or available_cores()
     share = replace(cohort, scans=cohort.scans[shard::shards])
     digests = input_digests(share, outputs, count)
-    return len(_all_scans(share, landmarks, settings, outputs, digests, count, progress))
+    scans = _all_scans(share, landmarks, settings, outputs, digests, count, progress, allow_scaled)
+    bad = tuple(scan.problem for scan in scans if scan.problem is not None)
+    if bad and not skip_bad:
+        _refuse(cohort, bad, len(scans))
+    return len(scans) - len(bad), bad
 
 
 def _all_scans(
@@ -226,6 +290,7 @@ def _all_scans(
     digests: Mapping[Path, str],
     workers: int,
     progress: bool,
+    allow_scaled: bool,
 ) -> list[PreparedScan]:
     cache, versions = StageCache(outputs / "cache"), dict(STAGE_VERSIONS)
     jobs = [
@@ -237,12 +302,11 @@ def _all_scans(
             cache,
             versions,
             tuple(digests[path] for path in record.tissues or ()),
+            allow_scaled,
         )
         for record in cohort.scans
     ]
-    scans = _in_order(jobs, prepare_scans(jobs, workers, progress))
-    _refuse_problems(cohort, scans)
-    return scans
+    return _in_order(jobs, prepare_scans(jobs, workers, progress))
 
 
 def _load_finished(folder: Path, digest: str) -> PreparedCohort | None:
@@ -261,15 +325,13 @@ def _in_order(jobs: Sequence[Job], scans: Iterator[PreparedScan]) -> list[Prepar
     return [by_id[job.record.scan_id] for job in jobs]
 
 
-def _refuse_problems(cohort: Cohort, scans: Sequence[PreparedScan]) -> None:
-    problems = tuple(scan.problem for scan in scans if scan.problem is not None)
-    if problems:
-        raise CohortError(
-            f"cohort {cohort.name}: {len(problems)} of {len(scans)} scans cannot be used (the "
-            'others are kept in the cache; mend these, or state a reason in the "exclude" column '
-            "of participants.tsv):",
-            problems,
-        )
+def _refuse(cohort: Cohort, problems: tuple[str, ...], count: int) -> None:
+    raise CohortError(
+        f"cohort {cohort.name}: {len(problems)} of {count} scans cannot be used (the others are "
+        'kept in the cache; mend these, state a reason in the "exclude" column of '
+        "participants.tsv, or leave them out with skip_bad=true):",
+        problems,
+    )
 
 
 def _times(scans: Sequence[PreparedScan]) -> tuple[dict[str, float], dict[str, int]]:
@@ -292,7 +354,10 @@ class PrepareConfig:
         preprocess: Settings of the imaging stages.
         landmarks: Which landmarks.
         workers: Processes; None takes all cores.
-        check_only: Whether to read and check everything and compute nothing.
+        check_only: Whether to do and judge everything, and write no prepared cohort. What was
+            computed for it stays in the cache.
+        skip_bad: Leave out scans that cannot be used, list and count them, and end with status 1;
+            else nothing is prepared.
         progress: Whether to draw a progress bar.
         shards: Number of shares that the scans are shared out in, to as many jobs.
         shard: Share of this job, from 0; None does all of them.
@@ -308,6 +373,7 @@ class PrepareConfig:
     landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
     workers: int | None = None
     check_only: bool = False
+    skip_bad: bool = True
     progress: bool = True
     shards: int = 1
     shard: int | None = None
@@ -327,39 +393,45 @@ class PrepareConfig:
             )
 
 
-def run_preparation(config: PrepareConfig) -> str:
+class Summary(str):
+    """What a command says to people.
+
+    Attributes:
+        status: Exit status of the command: 1 where something was left out.
+    """
+
+    status: int = 0
+
+    @classmethod
+    def of(cls, lines: Sequence[str], *, left_out: bool) -> Self:
+        """The lines as one text."""
+        text = cls("\n".join(lines))
+        text.status = int(left_out)
+        return text
+
+
+def run_preparation(config: PrepareConfig) -> Summary:
     """Prepare the configured cohort, for the command line.
 
     Args:
         config: The whole configuration of `experiments/prepare.py`.
 
     Returns:
-        A summary for people: counts by group, time by stage, and where everything lies.
+        A summary for people: counts by group, what was left out, time by stage, and where
+        everything lies.
 
     Raises:
-        CohortError: If the cohort or any of its scans cannot be used; all problems at once.
+        CohortError: If the cohort, or without `skip_bad` any of its scans, cannot be used; all
+            problems at once.
         CacheError: If a file cannot be written.
     """
     outputs, landmarks = Path(config.outputs), config.landmarks.build()
     workers = config.workers or available_cores()
-    cohort = open_locked(config.cohort, outputs, workers, config.progress)
+    cohort = open_locked(config.cohort, outputs, workers, config.progress, skip_bad=config.skip_bad)
     if config.check_only:
-        return _checked(cohort, landmarks, workers, config.preprocess.slice_size)
+        return _checked(config, cohort, landmarks, outputs, workers)
     if config.shard is not None:
-        done = prepare_shard(
-            cohort,
-            landmarks,
-            config.preprocess,
-            outputs,
-            shard=config.shard,
-            shards=config.shards,
-            workers=workers,
-            progress=config.progress,
-        )
-        return (
-            f"shard {config.shard} of {config.shards}: {done} of {len(cohort.scans)} scans are in "
-            "the cache; when all shards are, the same command without shards ends the work"
-        )
+        return _shard(config, cohort, landmarks, outputs, workers)
     preparation = prepare(
         cohort,
         landmarks,
@@ -367,6 +439,8 @@ def run_preparation(config: PrepareConfig) -> str:
         outputs,
         workers=workers,
         progress=config.progress,
+        skip_bad=config.skip_bad,
+        allow_scaled=config.cohort.allow_scaled,
     )
     lines = [summary_text(preparation)]
     if config.carry is not None:
@@ -375,7 +449,31 @@ def run_preparation(config: PrepareConfig) -> str:
         lines.append(f"one file:      {carried} ({carried.stat().st_size / 1e6:.1f} MB)")
     if config.mean_reference is not None:
         lines.append(_mean_reference(config, Path(config.mean_reference), cohort))
-    return "\n".join(lines)
+    return Summary.of(lines, left_out=bool(preparation.skipped))
+
+
+def _shard(
+    config: PrepareConfig, cohort: Cohort, landmarks: LandmarkSet, outputs: Path, workers: int
+) -> Summary:
+    assert config.shard is not None
+    done, bad = prepare_shard(
+        cohort,
+        landmarks,
+        config.preprocess,
+        outputs,
+        shard=config.shard,
+        shards=config.shards,
+        workers=workers,
+        progress=config.progress,
+        skip_bad=config.skip_bad,
+        allow_scaled=config.cohort.allow_scaled,
+    )
+    line = (
+        f"shard {config.shard} of {config.shards}: {done} of {len(cohort.scans)} scans are in "
+        "the cache; when all shards are, the same command without shards ends the work"
+    )
+    # The command that ends the work lists what is left out, and says so by its status.
+    return Summary.of([line, *_listed("left out", bad)], left_out=False)
 
 
 def _mean_reference(config: PrepareConfig, path: Path, cohort: Cohort) -> str:
@@ -384,11 +482,31 @@ def _mean_reference(config: PrepareConfig, path: Path, cohort: Cohort) -> str:
     return f"mean histogram: {path} ({count} slices of {', '.join(groups)})"
 
 
-def _checked(cohort: Cohort, landmarks: LandmarkSet, workers: int, slice_size: int) -> str:
-    check = check_cohort(cohort, landmarks, workers=workers, slice_size=slice_size)
+def _checked(
+    config: PrepareConfig, cohort: Cohort, landmarks: LandmarkSet, outputs: Path, workers: int
+) -> Summary:
+    """What `prepare` would say of every scan, by the same work; it lies in the cache then."""
+    digests = input_digests(cohort, outputs, workers)
+    scans = _all_scans(
+        cohort,
+        landmarks,
+        config.preprocess,
+        outputs,
+        digests,
+        workers,
+        config.progress,
+        config.cohort.allow_scaled,
+    )
+    check = check_prepared(cohort, landmarks, [_finding(scan) for scan in scans])
     if check.problems:
         raise CohortError(check.text)
-    return check.text
+    return Summary.of([check.text], left_out=False)
+
+
+def _finding(scan: PreparedScan) -> Finding:
+    known = np.asarray(np.isfinite(scan.points_mm).all(axis=1))
+    notes = "" if scan.staged is None else str(scan.staged.qc.get("notes", ""))
+    return Finding(scan.record, scan.problem, (notes,) if notes else (), known)
 
 
 def summary_text(preparation: Preparation) -> str:
@@ -410,6 +528,8 @@ def summary_text(preparation: Preparation) -> str:
         for stage, seconds in preparation.seconds.items()
     ]
     lines += _flagged_lines(prepared.folder / QUALITY)
+    lines += _listed("left out", preparation.skipped)
+    lines += _listed("notes", preparation.notes)
     lines.append(f"input bytes:   sha256 {preparation.inputs}")
     lines.append(f"slices:        {prepared.folder}")
     lines.append(f"quality:       {prepared.folder / QUALITY}")
@@ -418,6 +538,13 @@ def summary_text(preparation: Preparation) -> str:
     if len(sheets) > 1:
         lines[-1] += f" to {sheets[-1].name}"
     return "\n".join(lines)
+
+
+def _listed(title: str, lines: Sequence[str], most: int = 20) -> list[str]:
+    if not lines:
+        return []
+    more = [f"  and {len(lines) - most} more in {SKIPPED}"] if len(lines) > most else []
+    return [f"{title}: {len(lines)}", *(f"  - {line}" for line in lines[:most]), *more]
 
 
 def _flagged_lines(path: Path, most: int = 10) -> list[str]:

@@ -69,11 +69,14 @@ class _Scan:
 
     path: Path
     seconds: dict[str, float]
+    allow_scaled: bool = False
     _canonical: Scan | None = None
 
     def canonical(self) -> Scan:
         if self._canonical is None:
-            self._canonical = self.timed("read", lambda: to_pil(load_scan(self.path)))
+            self._canonical = self.timed(
+                "read", lambda: to_pil(load_scan(self.path, allow_scaled=self.allow_scaled))
+            )
         return self._canonical
 
     def timed(self, stage: str, work: Callable[[], R]) -> R:
@@ -104,7 +107,11 @@ def staged_tissues(
 
 
 def staged_slice(
-    image: Path, image_sha256: str, settings: PreprocessSettings, cache: StageCache
+    image: Path,
+    image_sha256: str,
+    settings: PreprocessSettings,
+    cache: StageCache,
+    allow_scaled: bool = False,
 ) -> StagedSlice:
     """Finished slice of one scan, from the cache as far as it goes.
 
@@ -113,12 +120,13 @@ def staged_slice(
         image_sha256: Digest of its bytes.
         settings: Settings of all stages.
         cache: Where results are looked up and stored.
+        allow_scaled: Read a scan whose header stretches its voxels.
 
     Raises:
         ScanError: If the scan cannot be read or has no usable slice.
         CacheError: If the cache cannot be written.
     """
-    scan = _Scan(image, {})
+    scan = _Scan(image, {}, allow_scaled)
     keys = stage_keys(image_sha256, settings)
     finished = _cached(
         cache,

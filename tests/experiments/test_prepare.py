@@ -117,7 +117,11 @@ def test_the_shell_prepares_and_fails_in_one_message(drawn, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert (paths(done.stdout)["slices"] / "index.json").exists()
     (drawn / "images" / "s1.png").write_bytes(b"no picture")
-    failed = run_shell(*common, "workers=1", "progress=false")
+    skipped = run_shell(*common, "workers=1", "progress=false")
+    assert (skipped.returncode, skipped.stderr) == (1, "")
+    assert "11 slices" in skipped.stdout
+    assert "left out: 1" in skipped.stdout
+    failed = run_shell(*common, "workers=1", "progress=false", "skip_bad=false")
     assert failed.returncode == 2
     assert failed.stdout == ""
     assert "1 of 12 scans cannot be used" in failed.stderr

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from landmarking.cli import main
-from landmarking.cohort.bids import read_cohort
+from landmarking.cohort.bids import Layout, read_cohort
 from landmarking.files import file_sha256
 from landmarking.landmarks import read_landmarks
 from landmarking.prediction.batch import Target
@@ -68,11 +68,13 @@ def test_one_result_two_clear_reports_and_status_1(predicted, folder, run_folder
     assert status == 1
     names = {path.name for path in output.iterdir()}
     assert names == {
-        "good_landmarks.mrk.json",
-        "good_landmarks.fcsv",
+        "good_desc-auto_landmarks.mrk.json",
+        "good_desc-auto_landmarks.fcsv",
         "good_qc.png",
         "good_prediction.json",
         "landmarks.csv",
+        "landmarks.json",
+        ".landmarks.csv.lock",
     }
     assert len((output / "landmarks.csv").read_text().splitlines()) - 1 == len(model.landmarks)
     # Again: the good one is finished, the bad ones are tried and reported again.
@@ -112,7 +114,7 @@ def test_another_scan_of_the_same_name_or_another_model_is_done_again(
 
 def test_compare_and_truth_print_the_same_errors(predicted, run_folder, folder, capsys):
     output = predicted[1]
-    truth = output / "good_landmarks.fcsv"
+    truth = output / "good_desc-auto_landmarks.fcsv"
     assert main(["compare", str(output / "good_prediction.json"), str(truth), "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)["errors"]
     assert len(alone) == 8
@@ -139,11 +141,13 @@ def test_bids_in_and_bids_derivatives_out_that_our_own_reader_takes(
     assert json.loads((output / "dataset_description.json").read_text())["DatasetType"] == (
         "derivative"
     )
-    markups = output / "sub-01/ses-a/anat/sub-01_ses-a_landmarks.mrk.json"
+    markups = output / "sub-01/ses-a/anat/sub-01_ses-a_desc-auto_landmarks.mrk.json"
     assert next(iter(read_landmarks(markups))) == "AC"
-    # Two formats of the same points are one too many for a cohort.
-    (output / "sub-01/ses-a/anat/sub-01_ses-a_landmarks.fcsv").unlink()
-    (record,) = read_cohort(root).scans
+    # A prediction is no truth, unless it is asked for.
+    cohort = read_cohort(root)
+    assert cohort.scans[0].landmarks is None
+    assert "written by a model" in cohort.notes[0]
+    (record,) = read_cohort(root, layout=Layout(predictions=True)).scans
     assert record.landmarks == markups
 
 

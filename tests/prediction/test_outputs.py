@@ -49,7 +49,7 @@ def make_prediction(radius=1.25):
 def test_the_checker_sees_breaches(check_markups, tmp_path):
     prediction = make_prediction()
     write_scan_files(prediction, tmp_path, "a", picture=False)
-    path = tmp_path / "a_landmarks.mrk.json"
+    path = tmp_path / "a_desc-auto_landmarks.mrk.json"
     body = json.loads(path.read_text())
     body["markups"][0]["coordinateSystem"] = "RASS"
     body["markups"][0]["controlPoints"][0]["position"] = [1.0, "2", 3.0]
@@ -61,7 +61,9 @@ def test_the_checker_sees_breaches(check_markups, tmp_path):
 def test_slicers_files_follow_the_schema_and_read_back_to_the_same_mm(check_markups, tmp_path):
     prediction = make_prediction()
     write_scan_files(prediction, tmp_path, "sub-01/sub-01", picture=False)
-    markups, fcsv = (tmp_path / f"sub-01/sub-01_landmarks{end}" for end in (".mrk.json", ".fcsv"))
+    markups, fcsv = (
+        tmp_path / f"sub-01/sub-01_desc-auto_landmarks{end}" for end in (".mrk.json", ".fcsv")
+    )
 
     assert check_markups(markups) == []
     assert json.loads(markups.read_text())["markups"][0]["coordinateSystem"] == "LPS"
@@ -74,11 +76,11 @@ def test_slicers_files_follow_the_schema_and_read_back_to_the_same_mm(check_mark
 
 def test_notes_say_radius_and_reasons_and_keep_the_columns(tmp_path):
     write_scan_files(make_prediction(), tmp_path, "a", picture=False)
-    (markup,) = json.loads((tmp_path / "a_landmarks.mrk.json").read_text())["markups"]
+    (markup,) = json.loads((tmp_path / "a_desc-auto_landmarks.mrk.json").read_text())["markups"]
     notes = [point["description"] for point in markup["controlPoints"]]
     assert notes[0] == "anterior; within 1.2 mm at 90%"
     assert notes[1].endswith("look at it: the model is in doubt, a lot (radius 6.0 mm)")
-    rows = (tmp_path / "a_landmarks.fcsv").read_text().splitlines()[3:]
+    rows = (tmp_path / "a_desc-auto_landmarks.fcsv").read_text().splitlines()[4:]
     assert [row.count(",") for row in rows] == [13, 13]
 
 

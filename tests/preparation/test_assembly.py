@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from landmarking.cohort.records import Cohort, ScanRecord
-from landmarking.errors import CohortError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.landmarks import landmark_set
 from landmarking.preparation.assembly import cohort_digest, combined_digest, input_digests
+from landmarking.preparation.cache import UNREAD
 
 IMAGE, POINTS = Path("image"), Path("points")
 SCAN = ScanRecord("s1", "p1", None, "HS", IMAGE, POINTS, 31.0, "F")
@@ -77,9 +77,7 @@ def test_input_bytes_are_told_by_one_digest_wherever_the_cohort_lies():
         assert combined_digest(cohort(first), {**digests, path: "changed"}) != one
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    cohort = replace(COHORT, scans=(replace(SCAN, image=tmp_path / "absent.nii"),))
-    with pytest.raises(
-        CohortError, match=r"demo: a file cannot be read .*absent\.nii.*put it back"
-    ):
-        input_digests(cohort, tmp_path, 1)
+def test_a_file_that_cannot_be_read_stops_no_other(tmp_path):
+    absent = tmp_path / "absent.nii"
+    cohort = replace(COHORT, scans=(replace(SCAN, image=absent, landmarks=None),))
+    assert input_digests(cohort, tmp_path, 1) == {absent: UNREAD}

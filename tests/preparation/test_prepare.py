@@ -255,9 +255,29 @@ def test_all_bad_scans_are_listed_at_once_and_the_good_ones_are_kept(cohort, log
     assert prepared(good, tmp_path).computed == {}
 
 
+def test_bad_scans_are_left_out_listed_and_remembered_on_request(cohort, log, tmp_path):
+    broken, misplaced, gone = cohort.scans[:3]
+    broken.image.write_bytes(broken.image.read_bytes()[:1000])
+    write_markups(misplaced.landmarks, {"AC": np.array([0.0, 500.0, 0.0])})
+    gone.image.unlink()
+    outputs = tmp_path / "outputs"
+    for reused in (False, True):
+        done = prepare(cohort, LANDMARKS, SETTINGS, outputs, workers=1, skip_bad=True)
+        assert done.reused is reused
+        assert [record.scan_id for record in done.prepared.records] == [cohort.scans[3].scan_id]
+        assert len(done.skipped) == 3
+        assert "truncated or damaged" in done.skipped[0]
+    rows = (done.prepared.folder / "skipped.csv").read_text().splitlines()
+    assert rows[0] == "scan_id,problem"
+    assert [row.split(",")[0] for row in rows[1:]] == [scan.scan_id for scan in cohort.scans[:3]]
+    # What is there was made without them: whoever wants all is told.
+    with pytest.raises(CohortError, match="3 of 4 scans cannot be used"):
+        prepare(cohort, LANDMARKS, SETTINGS, outputs, workers=1)
+
+
 def test_a_missing_file_is_named(cohort, log, tmp_path):
     cohort.scans[1].image.unlink()
-    with pytest.raises(CohortError, match=r"cannot be read.*sub-01_T1w.nii.gz"):
+    with pytest.raises(CohortError, match=r"sub-01_T1w.nii.gz: a scan is a file, found nothing"):
         prepared(cohort, tmp_path)
 
 
