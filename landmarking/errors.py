@@ -5,6 +5,14 @@ turn a `LandmarkingError` into one line on stderr and a non-zero exit status; an
 defect of ours and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import logging
+import traceback
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
 
 class LandmarkingError(Exception):
     """Base of everything that the library raises about its input."""
@@ -40,3 +48,11 @@ class RunError(LandmarkingError):
 
 class PredictionsError(LandmarkingError):
     """A predictions file breaks the schema, or runs do not belong in one table."""
+
+
+def defect(error: BaseException) -> str:
+    """What to say of an error of ours on one scan of many; the log has its traceback (DEBUG)."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f"{Path(last[0].filename).name}, line {last[0].lineno}: " if last else ""
+    logger.debug("%s", "".join(traceback.format_exception(error)))
+    return f"a defect of this program ({place}{error}); please report it with the scan's header"

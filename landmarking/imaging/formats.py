@@ -153,12 +153,12 @@ def open_file(path: Path) -> Opened:
         return _open_nrrd(path)
     if not name.endswith(SUFFIXES):
         raise ScanError(f"{path}: scans are read from {KINDS}; convert it to NIfTI")
-    content, notes = _unpacked(path, content)
+    content = _unpacked(path, content)
     if content[:4] == b"NRRD":
         raise ScanError(f"{path}: holds NRRD packed as a whole; unpack it and call it .nrrd")
     if name.endswith((".mgz", ".mgh")) and content[:4] == b"\0\0\0\1":
-        return _open_mgh(path, content, notes)
-    return _open_nifti(path, {"image": content}, notes)
+        return _open_mgh(path, content)
+    return _open_nifti(path, {"image": content})
 
 
 def _nothing_there(path: Path) -> str:
@@ -195,10 +195,10 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _unpacked(path: Path, content: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """The content without gzip, whatever the name says, and what is behind it."""
+def _unpacked(path: Path, content: bytes) -> bytes:
+    """The content without gzip, whatever the name says; what follows the stream is overlooked."""
     if content[:2] != b"\x1f\x8b":
-        return content, ()
+        return content
     parts = []
     try:
         # All members, and each to its end, where its checksum tells of damage.
@@ -213,12 +213,10 @@ def _unpacked(path: Path, content: bytes) -> tuple[bytes, tuple[str, ...]]:
             f"{path}: the gzip stream is truncated or damaged ({first_line(error)}); "
             "copy or export it again"
         ) from error
-    spare = content.strip(b"\0")
-    notes = (f"{path}: {len(spare)} bytes after the gzip stream are overlooked",) if spare else ()
-    return b"".join(parts), notes
+    return b"".join(parts)
 
 
-def _open_nifti(path: Path, parts: Mapping[str, bytes], notes: tuple[str, ...]) -> Opened:
+def _open_nifti(path: Path, parts: Mapping[str, bytes]) -> Opened:
     single = len(parts) == 1
     head = parts["image" if single else "header"]
     kinds: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
@@ -227,11 +225,12 @@ def _open_nifti(path: Path, parts: Mapping[str, bytes], notes: tuple[str, ...]) 
         if not kind.header_class.may_contain_header(head[:1024]):
             continue
         try:
-            header = kind.header_class(head[: kind.header_class.template_dtype.itemsize], check=False)
+            size = kind.header_class.template_dtype.itemsize
+            header = kind.header_class(head[:size], check=False)
             _check_header(path, header, len(parts["image"]), single)
             holders = {key: nib.FileHolder(fileobj=io.BytesIO(text)) for key, text in parts.items()}
-            return opened_nifti(kind.from_file_map(holders), str(path), notes)
-        except UNREADABLE as error:
+            return opened_nifti(kind.from_file_map(holders), str(path))
+        except (*UNREADABLE, KeyError) as error:
             raise ScanError(
                 f"{path}: the NIfTI header is damaged ({first_line(error)}); export it again"
             ) from error
@@ -272,13 +271,12 @@ def _check_header(path: Path, header: Any, size: int, single: bool) -> None:
         )
 
 
-def opened_nifti(image: Any, name: str, notes: tuple[str, ...] = ()) -> Opened:
+def opened_nifti(image: Any, name: str) -> Opened:
     """Header of a NIfTI image of nibabel.
 
     Args:
         image: `Nifti1Image`, `Nifti2Image` or one of a pair.
         name: What messages call it.
-        notes: What is known of the file.
     """
     header = image.header
     try:
@@ -287,8 +285,9 @@ def opened_nifti(image: Any, name: str, notes: tuple[str, ...] = ()) -> Opened:
         raise ScanError(
             f"{name}: the affine cannot be read ({first_line(error)}); export the scan again"
         ) from error
+    notes: tuple[str, ...] = ()
     if float(np.nan_to_num(header["scl_slope"])) < 0.0:
-        notes = (*notes, f"{name}: a negative scl_slope turns dark and bright round")
+        notes = (f"{name}: a negative scl_slope turns dark and bright round",)
     return Opened(
         name=name,
         shape=tuple(image.shape),
@@ -326,28 +325,24 @@ def _pair(path: Path) -> dict[str, Path]:
 
 
 def _open_pair(path: Path) -> Opened:
-    parts: dict[str, bytes] = {}
-    notes: tuple[str, ...] = ()
-    for key, part in _pair(path).items():
-        content, more = _unpacked(part, _content(part))
-        parts[key], notes = content, (*notes, *more)
+    parts = {key: _unpacked(part, _content(part)) for key, part in _pair(path).items()}
     # ITK and others write single files under the name of a pair.
     if parts["header"][344:347] == b"n+1":
-        return _open_nifti(path, {"image": parts["header"]}, notes)
-    return _open_nifti(path, parts, notes)
+        return _open_nifti(path, {"image": parts["header"]})
+    return _open_nifti(path, parts)
 
 
-def _open_mgh(path: Path, content: bytes, notes: tuple[str, ...]) -> Opened:
+def _open_mgh(path: Path, content: bytes) -> Opened:
     try:
         image: Any = nib.MGHImage.from_bytes(content)
     except UNREADABLE as error:
         raise ScanError(
             f"{path}: the MGH header is damaged ({first_line(error)}); export it again"
         ) from error
-    return opened_mgh(image, str(path), notes)
+    return opened_mgh(image, str(path))
 
 
-def opened_mgh(image: Any, name: str, notes: tuple[str, ...] = ()) -> Opened:
+def opened_mgh(image: Any, name: str) -> Opened:
     """Header of an MGH image of nibabel; arguments as for `opened_nifti`."""
     stated = int(image.header["goodRASFlag"]) == 1
     return Opened(
@@ -357,7 +352,6 @@ def opened_mgh(image: Any, name: str, notes: tuple[str, ...] = ()) -> Opened:
         read=lambda: np.asanyarray(image.dataobj, dtype=np.float32),
         sform=np.asarray(image.affine, np.float64) if stated else None,
         voxel=np.asarray(image.header.get_zooms()[:3], np.float64) if stated else None,
-        notes=notes,
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.errors import ConfigError
+from landmarking.errors import ConfigError, ScanError
 from landmarking.geometry import LEFT, Array, Plane, SliceGeometry, apply_affine
 from landmarking.imaging.intensity import (
     INTENSITIES,
@@ -29,6 +29,7 @@ from landmarking.imaging.midsagittal import (
     MidsagittalSettings,
     find_midsagittal_plane,
 )
+from landmarking.imaging.quality import NO_HEAD, no_head
 from landmarking.imaging.registration import CENTRE_MM, Registration, register
 from landmarking.imaging.scan import Scan, load_scan, to_pil
 from landmarking.imaging.slicing import sample_slice
@@ -149,7 +150,13 @@ def plane_stage(
         canonical: Scan in PIL order.
         registration: Its place in the common space, where the search starts.
         settings: What decides the slice.
+
+    Raises:
+        ScanError: If the registration has found no head.
     """
+    # NaN compares as false: of a registration that was not looked for, nothing is known.
+    if registration.method != "none" and not registration.quality >= NO_HEAD:
+        raise ScanError(f"{canonical.name}: {no_head(registration.quality)}")
     common_to_world = np.linalg.inv(registration.world_to_common)
     return find_midsagittal_plane(
         canonical.data,

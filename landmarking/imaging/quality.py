@@ -162,10 +162,7 @@ def refusal(quality: Mapping[str, float | str | bool], spread_mm: Array) -> str:
     """
     registration = _number(quality, "registration_quality")
     if registration < NO_HEAD:
-        return (
-            f"no T1 head in its usual position was found (registration quality {registration:.2f}, "
-            f"at least {NO_HEAD} is needed): check the axes in the header, and that it is a T1 scan"
-        )
+        return no_head(registration)
     known = spread_mm[np.isfinite(spread_mm)]
     likeness = _number(quality, "reference_correlation")
     if len(known) and likeness < UNLIKE_T1 and float(known.mean()) > NO_LANDMARK_MM:
@@ -175,6 +172,18 @@ def refusal(quality: Mapping[str, float | str | bool], spread_mm: Array) -> str:
             "header; landmarks come out of T1 scans only"
         )
     return ""
+
+
+def no_head(registration: float) -> str:
+    """Why a scan is refused whose registration has found no head.
+
+    Args:
+        registration: Quality of the registration.
+    """
+    return (
+        f"no T1 head in its usual position was found (registration quality {registration:.2f}, "
+        f"at least {NO_HEAD} is needed): check the axes in the header, and that it is a T1 scan"
+    )
 
 
 def scan_flags(quality: Mapping[str, float | str | bool]) -> tuple[str, ...]:

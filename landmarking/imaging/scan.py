@@ -64,6 +64,9 @@ _NOTED_MM = 0.1
 MIN_FINITE = 0.02
 """A scan with fewer finite voxels than this share holds no head."""
 
+MASK_SHARE = 0.05
+"""Voxels that are not finite are the background of a mask from this share on."""
+
 ALLOW_SCALED = (
     "where that is meant (a scan in template space), say --allow-scaled (allow_scaled=true), and "
     "positions are in that space's mm; else export the scan again"
@@ -82,12 +85,14 @@ class Scan:
         affine: Voxel to world RAS mm, shape (4, 4).
         name: What messages call it: the file's name without suffix.
         notes: Doubts that did not stop the reading, one sentence each.
+        zero: Intensity in the file that `data` has as 0.
     """
 
     data: NDArray[np.float32]
     affine: Array
     name: str
     notes: tuple[str, ...] = ()
+    zero: float = 0.0
 
     @property
     def voxel_mm(self) -> Array:
@@ -197,10 +202,11 @@ def checked(opened: Opened, stem: str, *, allow_scaled: bool = False) -> Scan:
     affine, notes = _world(name, opened, allow_scaled)
     _check_extent(name, opened.shape[:3], affine)
     data, more = _check_values(name, _read(name, opened))
-    notes = (*opened.notes, *notes, *more)
+    data, zero, last = _from_zero(name, data)
+    notes = (*opened.notes, *notes, *more, *last)
     for note in notes:
         _LOGGER.warning(note)
-    return Scan(data, affine, stem, notes)
+    return Scan(data, affine, stem, notes, zero)
 
 
 def _check_type(name: str, opened: Opened) -> None:
@@ -397,11 +403,44 @@ def _check_values(
         low, high = float(data[finite].min()), float(data[finite].max())
         # Zero is background, unless the scan has values below it.
         data = np.where(finite, data, np.float32(min(low, 0.0)))
-        count = int(data.size - np.count_nonzero(finite))
-        notes = (f"{name}: {count} voxels are NaN or infinite and taken as background",)
+        # A mask is meant to be there; single voxels are not.
+        if share > 1.0 - MASK_SHARE:
+            count = int(data.size - np.count_nonzero(finite))
+            notes = (f"{name}: {count} voxels are NaN or infinite and taken as background",)
     if low == high:
         raise ScanError(f"{name}: every voxel has the value {low:g}; export the scan again")
     return data, notes
+
+
+LOW_SHARE = 0.05
+"""Intensities below zero count from this share of the intensity range on; ringing stays below."""
+
+
+def _from_zero(
+    name: str, data: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], float, tuple[str, ...]]:
+    """Intensities that begin at zero, as air has it in MRI.
+
+    An offset as in CT numbers (air at -1024), ratios about zero (MP2RAGE, -0.5 to 0.5) and brains
+    that were standardised (outside 0, inside on both sides of it) are shifted.
+
+    Returns:
+        Intensities, what was 0 before, and doubts.
+    """
+    sample = data[::3, ::3, ::3]
+    low, high = (float(value) for value in np.percentile(sample, [2.0, 99.5]))
+    if low >= 0.0 or low >= -LOW_SHARE * (high - low):
+        return data, 0.0, ()
+    notes: tuple[str, ...] = ()
+    outside = data == 0.0
+    if float(np.count_nonzero(outside)) > 0.2 * data.size and high > 0.0:
+        data = np.where(outside, np.float32(low), data)
+        notes = (f"{name}: zero stands for background among values below and above it",)
+    # The border of a scan shows air, or nothing.
+    faces = [np.take(sample, end, axis) for axis in range(3) for end in (0, -1)]
+    air = float(np.median(np.concatenate([face.ravel() for face in faces])))
+    floor = air if air < low + 0.1 * (high - low) else low
+    return np.maximum(data - np.float32(floor), np.float32(0.0)), floor, notes
 
 
 orientations: Any = _orientations  # nibabel's functions carry no types

@@ -321,7 +321,7 @@ def pair_symmetry(level: Level, frame: Frame, pairs: Pairs) -> Symmetry:
     mean = float(weights @ (left + right)) / (2.0 * total) if total > 0.0 else 0.0
     left, right = left - np.float32(mean), right - np.float32(mean)
     spread = float(weights @ (left**2 + right**2))
-    if spread <= 0.0:
+    if not (spread > 0.0 and total > 0.0):
         return Symmetry(0.0, np.zeros(3), np.zeros((3, 3)), difference, 0.0, inside)
     misfit = float(weights @ difference**2) / spread
     slopes = left_slopes - right_slopes

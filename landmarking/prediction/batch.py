@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from landmarking.cohort.tree import native_scans
-from landmarking.errors import ConfigError, LandmarkingError
+from landmarking.errors import ConfigError, LandmarkingError, defect
 from landmarking.files import files_below, not_written
 from landmarking.imaging.formats import KINDS, SUFFIXES, is_dicom, scan_stem
 
@@ -267,7 +266,11 @@ def attempt(job: Job, make: Callable[[Clock], Record]) -> Outcome:
     """
     clock, record, problem = Clock(), None, None
     scan, stem = job.target.scan, job.target.stem
+    imaging = logging.getLogger("landmarking.imaging")
+    level = imaging.level
     try:
+        # What is noted of a scan stands in its record, and in the summary.
+        imaging.setLevel(logging.ERROR)
         record = make(clock)
     except LandmarkingError as error:
         problem = " ".join(str(error).split())
@@ -276,8 +279,9 @@ def attempt(job: Job, make: Callable[[Clock], Record]) -> Outcome:
     except OSError as error:
         problem = not_written(job.output / stem, error, "choose another -o")
     except Exception as error:  # a defect of ours on one scan must not cost the others
-        logger.error("%s", traceback.format_exc())
-        problem = f"{scan}: a defect of this program ({type(error).__name__}: {error})"
+        problem = f"{scan}: {defect(error)}"
+    finally:
+        imaging.setLevel(level)
     if problem is not None and str(scan) not in problem:
         problem = f"{scan}: {problem}"
     return Outcome(job.target, record, problem, seconds=clock.all(), peak_mib=peak_mib())

@@ -291,8 +291,10 @@ def msp_job(job: MspJob) -> Outcome:
         )
         writers: dict[str, Writer] = {PLANE: lambda path: write_plane(path, found)}
         if job.images:
-            writers[SLICE] = lambda path: write_nifti(path, *slice_volume(found))
-            writers[ALIGNED] = lambda path: write_nifti(path, *aligned_volume(found))
+            writers[SLICE] = lambda path: write_nifti(path, *slice_volume(found), found.scan.zero)
+            writers[ALIGNED] = lambda path: write_nifti(
+                path, *aligned_volume(found), found.scan.zero
+            )
         record = {
             "format": FORMAT,
             "name": job.target.stem.rpartition("/")[2],
@@ -306,19 +308,20 @@ def msp_job(job: MspJob) -> Outcome:
     return attempt(job, make)
 
 
-def write_nifti(path: Path, data: NDArray[np.float32], affine: Array) -> None:
+def write_nifti(path: Path, data: NDArray[np.float32], affine: Array, zero: float = 0.0) -> None:
     """Write a volume in scanner coordinates, as a whole.
 
     Args:
         path: A `.nii.gz` file.
         data: Intensities, float32.
         affine: Voxel to world RAS mm, shape (4, 4).
+        zero: What `data` has as 0, see `Scan.zero`.
 
     Raises:
         OSError: If it cannot be written.
     """
     nib: Any = import_module("nibabel")  # its constructors carry no types
-    image = nib.Nifti1Image(data, affine)
+    image = nib.Nifti1Image(data + np.float32(zero) if zero else data, affine)
     # 65,536 levels between the lowest and the highest intensity, in half the bytes.
     image.set_data_dtype(np.int16)
     # Aligned to the anatomy of another file: both forms say the same.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from landmarking.cohort.records import ScanRecord
 from landmarking.cohort.slices import cut_geometry, read_slice_points
-from landmarking.errors import CacheError, LandmarkingError, ScanError
+from landmarking.errors import CacheError, LandmarkingError, ScanError, defect
 from landmarking.geometry import Array, apply_affine
 from landmarking.imaging.pipeline import MIDSAGITTAL_COMMON, PreprocessSettings, slice_geometry
 from landmarking.imaging.quality import off_plane_mm, refusal
@@ -24,8 +23,6 @@ from landmarking.landmarks import LandmarkSet, read_landmarks
 from landmarking.preparation.cache import STAGE_VERSIONS, TISSUES, StageCache, is_cached, tissue_key
 from landmarking.preparation.stages import StagedSlice, staged_slice, staged_tissues
 from landmarking.processes import map_processes
-
-logger = logging.getLogger(__name__)
 
 FAR_OFF_PLANE_MM = 20.0
 """A landmark farther than this from where the template has it, across the plane, is refused."""
@@ -187,9 +184,7 @@ def prepare_scan(job: Job) -> PreparedScan:
         why = f"{error.filename or record.image}: {error.strerror or error}; mend its permissions"
         return PreparedScan(record, staged, nowhere, _one_line(record, why))
     except Exception as error:  # a defect of ours on one scan must not cost the others
-        logger.error("%s", traceback.format_exc())
-        why = f"a defect of this program on this scan ({error}); please report it"
-        return PreparedScan(record, staged, nowhere, _one_line(record, why))
+        return PreparedScan(record, staged, nowhere, _one_line(record, defect(error)))
     problem = landmark_problem(points, landmarks, staged, job.settings)
     if problem is not None:
         problem = _one_line(record, f"{record.landmarks}: {problem}")
