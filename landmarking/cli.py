@@ -8,6 +8,8 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    plain_environment()
     options = parser().parse_args(arguments)
     from landmarking.errors import LandmarkingError
 
@@ -74,6 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough, such as `landmarking info | head`.
         sys.stderr.close()
         return 0
+
+
+def plain_environment() -> None:
+    """What a command line needs of its process, whatever notebook or locale it was started from.
+
+    Pictures are drawn without a window, and text that the terminal cannot show is escaped.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -54,5 +54,6 @@ def defect(error: BaseException) -> str:
     """What to say of an error of ours on one scan of many; the log has its traceback (DEBUG)."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f"{Path(last[0].filename).name}, line {last[0].lineno}: " if last else ""
+    said = str(error).splitlines()[0] if str(error) else "no more is known"
     logger.debug("%s", "".join(traceback.format_exception(error)))
-    return f"a defect of this program ({place}{error}); please report it with the scan's header"
+    return f"a defect of this program ({place}{said}); please report it with the scan's header"

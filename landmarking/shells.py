@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from landmarking.cli import plain_environment
 from landmarking.config import PROJECT, register_resolvers, settings
 from landmarking.errors import LandmarkingError
 
@@ -68,6 +69,7 @@ def start(main: Callable[[], Any], name: str) -> None:
         main: The function that `hydra.main` made.
         name: The shell's configuration, conf/NAME.yaml.
     """
+    plain_environment()
     if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
         sys.stdout.write(help_text(name))
         return

@@ -23,7 +23,7 @@ BELOW = {
 }
 """What each room may import besides itself."""
 
-FILES = [p for p in sorted((PROJECT / "landmarking").rglob("*.py")) if p.name != "__init__.py"]
+FILES = [p for p in sorted((PROJECT / "landmarking").rglob("*.py")) if not p.name.startswith("__")]
 NAMES = {".".join(path.relative_to(PROJECT).with_suffix("").parts): path for path in FILES}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -96,7 +97,7 @@ def find_scans(inputs: Sequence[Path], output: Path, *, bids: bool = False) -> l
         )
     targets = [target for path in inputs for target in _targets(path, output)]
     if bids:
-        targets = [Target(t.scan, t.stem.removesuffix(_T1W)) for t in targets]
+        targets = [Target(t.scan, t.stem.replace(_T1W, "")) for t in targets]
     _refuse_doubles(targets)
     return targets
 
@@ -116,13 +117,19 @@ def _targets(path: Path, output: Path) -> list[Target]:
     if not scans:
         what = "*_T1w.nii[.gz] files" if is_bids(path) else f"scans ({KINDS})"
         raise ConfigError(f"{path}: there are no {what} in it; give scans or their folder")
-    found = [
-        Target(scan, (scan.parent.relative_to(path) / scan_stem(scan.name)).as_posix())
-        if scan != path
-        else Target(scan, path.resolve().name)
-        for scan in scans
-    ]
-    return sorted(found, key=lambda target: target.stem)
+    return sorted(_named(path, scans), key=lambda target: target.stem)
+
+
+def _named(root: Path, scans: Sequence[Path]) -> Iterator[Target]:
+    """Scans of a folder by their place in it; those that share a stem keep their endings."""
+    stems = Counter((scan.parent, scan_stem(scan.name)) for scan in scans)
+    for scan in scans:
+        stem = scan_stem(scan.name)
+        name = stem if stems[scan.parent, stem] == 1 else scan.name
+        if scan == root:
+            yield Target(scan, root.resolve().name)
+        else:
+            yield Target(scan, (scan.parent.relative_to(root) / name).as_posix())
 
 
 def _bids_scans(root: Path, output: Path) -> list[Path]:
@@ -151,8 +158,13 @@ def _scans(root: Path, output: Path) -> list[Path]:
         elif name.endswith(SUFFIXES):
             found[file] = None
         elif _may_be_dicom(file) and is_dicom(file):
-            found[file.parent] = None
+            whole = file.stat().st_size > MANY_FRAMES_BYTES
+            found[file if whole else file.parent] = None
     return list(found)
+
+
+MANY_FRAMES_BYTES = 2**21
+"""A DICOM file above this size holds a whole scan; one slice has half a MiB."""
 
 
 def _may_be_dicom(file: Path) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,10 @@ def draw_prediction(prediction: ScanPrediction, path: Path) -> None:
     for bottom, section in zip((0.475, 0.02), prediction.sections, strict=False):
         _section(figure.add_axes((0.528, bottom, 0.25, 0.42)), section)
     _texts(figure, prediction)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        # Names in scripts that the font lacks: boxes in the picture, and that is all.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _slice(axes: Any, prediction: ScanPrediction) -> None:
@@ -120,18 +124,29 @@ def _section(axes: Any, section: Section) -> None:
 
 
 def _texts(figure: Any, prediction: ScanPrediction) -> None:
-    figure.text(0.012, 0.955, prediction.name, color="white", fontsize=11, va="center")
+    # A name is no formula, whatever signs it has.
+    plain = {"parse_math": False}
+    name = readable(prediction.name)
+    figure.text(0.012, 0.955, name, color="white", fontsize=11, va="center", **plain)
     looked = [landmark for landmark in prediction.landmarks if landmark.flags]
     verdict = "nothing flagged" if not (looked or prediction.flags) else "look at it"
     colour = "white" if verdict == "nothing flagged" else _LOOK
     figure.text(0.988, 0.955, verdict, color=colour, fontsize=11, va="center", ha="right")
     text = "\n".join(_table(prediction))
     figure.text(
-        0.786, 0.895, text, color="white", fontsize=7.5, va="top", family="DejaVu Sans Mono"
+        0.786,
+        0.895,
+        readable(text),
+        color="white",
+        fontsize=7.5,
+        va="top",
+        family="DejaVu Sans Mono",
+        **plain,
     )
     reasons = [*prediction.flags, *(f"{x.name}: {r}" for x in looked for r in x.flags)]
     lines = [part for reason in reasons for part in textwrap.wrap(reason, 36)]
-    figure.text(0.786, 0.05, "\n".join(lines[:14]), color=_LOOK, fontsize=7.5, va="bottom")
+    reason = readable("\n".join(lines[:14]))
+    figure.text(0.786, 0.05, reason, color=_LOOK, fontsize=7.5, va="bottom", **plain)
 
 
 def _table(prediction: ScanPrediction) -> list[str]:
@@ -221,11 +236,7 @@ def write_scan_files(
     }
     if picture:
         writers[PICTURE] = lambda path: draw_prediction(prediction, path)
-    older = _of_first_version(folder / stem)
-    record = write_set(folder / stem, RECORD, prediction.record(), writers)
-    for path in older:
-        path.unlink(missing_ok=True)
-    return record
+    return write_set(folder / stem, RECORD, prediction.record(), writers)
 
 
 def generated_by(model: str) -> str:
@@ -571,7 +582,10 @@ def predict_job(job: PredictJob) -> Outcome:
         if (record := read_record(job.path(RECORD))) is not None:
             moved_by_hand(job.stem, record)
         refuse_changed(job.stem, RECORD, job.endings)
+        older = _of_first_version(job.stem)
         remove_results(job.stem, RECORD)
+        for path in older:
+            path.unlink(missing_ok=True)
         prediction = predict_scan(job.target.scan, model, allow_scaled=job.allow_scaled)
         clock.seconds.update({k: v for k, v in prediction.seconds.items() if k != "cpu"})
         return clock.timed(

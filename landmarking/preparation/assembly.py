@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from landmarking.cohort.records import Cohort, ScanRecord
 from landmarking.errors import ConfigError
+from landmarking.files import readable
 from landmarking.imaging.intensity import mean_quantiles, save_reference
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.imaging.quality import Value, landmark_figures
@@ -159,7 +160,7 @@ def save_cohort(
     quality = _quality(scans, records, landmarks)
 
     def add_quality_control(unfinished: Path) -> None:
-        (unfinished / QUALITY).write_text(quality_csv(quality), encoding="utf-8")
+        (unfinished / QUALITY).write_text(readable(quality_csv(quality)), encoding="utf-8")
         if skipped:
             _write_skipped(unfinished / SKIPPED, skipped)
         points_px = np.stack(

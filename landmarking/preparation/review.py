@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landmarking.files import readable
 from landmarking.geometry import Array
 from landmarking.imaging.quality import LOW_MARGIN_MM, Value
 from landmarking.preparation.prepared import SliceRecord
@@ -278,9 +279,8 @@ def _caption(
     height, width = shape
     corner = (column - 0.5, row - 0.5)
     axes.add_patch(Rectangle(corner, width, _CAPTION, color=colour, linewidth=0))
-    axes.text(
-        column + 3, row + 11.5, record.scan_id.removeprefix("sub-")[:26], color="white", fontsize=6
-    )
+    name = readable(record.scan_id.removeprefix("sub-"))[:26]
+    axes.text(column + 3, row + 11.5, name, color="white", fontsize=6, parse_math=False)
     if quality["flagged"]:
         border = Rectangle(corner, width, height + _CAPTION, fill=False, linewidth=3)
         border.set_edgecolor(_FLAG)
@@ -288,8 +288,9 @@ def _caption(
         axes.text(
             column + 4,
             row + _CAPTION + height - 4,
-            "\n".join(_wrap(str(quality["reason"]), 38)[:4]),
+            readable("\n".join(_wrap(str(quality["reason"]), 38)[:4])),
             color="white",
+            parse_math=False,
             fontsize=5.5,
             va="bottom",
             bbox={"facecolor": "black", "alpha": 0.65, "pad": 1, "linewidth": 0},
@@ -339,4 +340,5 @@ def _legend(figure: Any, title: str, groups: Sequence[str], axes: Axes, share: f
         handlelength=1,
         columnspacing=1,
     )
-    figure.text(0.005, 1.0 - share / 2, title, color="white", fontsize=8, va="center")
+    where = (0.005, 1.0 - share / 2)
+    figure.text(*where, title, color="white", fontsize=8, va="center", parse_math=False)
