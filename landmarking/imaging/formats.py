@@ -13,7 +13,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer.mghformat import MGHError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -80,6 +81,7 @@ UNREADABLE = (
     zlib.error,
     ImageFileError,
     HeaderDataError,
+    MGHError,
     np.linalg.LinAlgError,
 )
 """What reading a header or voxels raises that are damaged."""
@@ -290,7 +292,7 @@ def opened_nifti(image: Any, name: str) -> Opened:
         notes = (f"{name}: a negative scl_slope turns dark and bright round",)
     return Opened(
         name=name,
-        shape=tuple(image.shape),
+        shape=tuple(map(int, image.shape)),
         dtype=header.get_data_dtype(),
         read=lambda: np.asanyarray(image.dataobj, dtype=np.float32),
         sform=None if sform is None else np.asarray(sform, np.float64),
@@ -339,19 +341,20 @@ def _open_mgh(path: Path, content: bytes) -> Opened:
         raise ScanError(
             f"{path}: the MGH header is damaged ({first_line(error)}); export it again"
         ) from error
-    return opened_mgh(image, str(path))
+    opened = opened_mgh(image, str(path))
+    # nibabel fills in a world where goodRASFlag, a short at byte 28, says that there is none.
+    return opened if content[28:30] == b"\0\1" else replace(opened, sform=None, voxel=None)
 
 
 def opened_mgh(image: Any, name: str) -> Opened:
     """Header of an MGH image of nibabel; arguments as for `opened_nifti`."""
-    stated = int(image.header["goodRASFlag"]) == 1
     return Opened(
         name=name,
-        shape=tuple(image.shape),
+        shape=tuple(map(int, image.shape)),
         dtype=image.header.get_data_dtype(),
         read=lambda: np.asanyarray(image.dataobj, dtype=np.float32),
-        sform=np.asarray(image.affine, np.float64) if stated else None,
-        voxel=np.asarray(image.header.get_zooms()[:3], np.float64) if stated else None,
+        sform=np.asarray(image.affine, np.float64),
+        voxel=np.asarray(image.header.get_zooms()[:3], np.float64),
     )
 
 
