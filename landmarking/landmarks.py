@@ -216,6 +216,9 @@ def _read_markups(path: Path, text: str) -> dict[str, Array]:
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         raise LandmarkError(f"{path}: its list has no `controlPoints`; {AGAIN}")
     unit = markup.get("coordinateUnits", "mm")
+    if isinstance(unit, list) and len(unit) == 3:
+        # The schema also allows code, scheme and meaning, as in ["mm", "UCUM", "millimeter"].
+        unit = unit[0]
     if not isinstance(unit, str) or unit not in _UNITS_MM:
         raise LandmarkError(
             f"{path}: coordinateUnits is one of {', '.join(_UNITS_MM)}, found {unit!r}; {AGAIN}"
@@ -227,6 +230,9 @@ def _read_markups(path: Path, text: str) -> dict[str, Array]:
     ]
     return _to_world(path, markup.get("coordinateSystem", "LPS"), rows, _UNITS_MM[unit])
 
+
+_INVISIBLE = "".join(map(chr, (*range(33), 0x85, 0xA0, *range(0x2000, 0x2010), 0x3000, 0xFEFF)))
+"""Blanks of all kinds, also those of no width."""
 
 _UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "\N{MICRO SIGN}m": 0.001}
 
@@ -276,12 +282,13 @@ def _to_world(
 ) -> dict[str, Array]:
     # Slicer wrote "0" for RAS and "1" for LPS before version 4.11, and the words since.
     flips = {"RAS": np.ones(3), "0": np.ones(3), "LPS": _LPS_TO_RAS, "1": _LPS_TO_RAS}
+    frame = frame.strip().upper() if isinstance(frame, str) else frame
     if not isinstance(frame, str) or frame not in flips:
         raise LandmarkError(f"{path}: the frame must be stated as RAS or LPS, found {frame!r}")
     points: dict[str, Array] = {}
     for name, position in rows:
         # Also of blanks that do not break a line, which tables leave at the ends of names.
-        label = name.strip()
+        label = name.strip(_INVISIBLE)
         try:
             point = np.array(position, dtype=np.float64)
         except (TypeError, ValueError):

@@ -158,9 +158,11 @@ def read_predictions(path: Path) -> pd.DataFrame:
         ) from error
     frame = text.copy()
     for name in (set(COLUMNS) - set(IDENTITY)) & set(text.columns):
-        frame[name] = text[name].replace("", "nan")
+        # R writes NA, and the logical values in capitals.
+        frame[name] = text[name].replace({"": "nan", "NA": "nan"})
     if "simulated" in text:
-        frame["simulated"] = text["simulated"].replace({"True": True, "False": False})
+        spellings = {"True": True, "TRUE": True, "False": False, "FALSE": False}
+        frame["simulated"] = text["simulated"].replace(spellings)
     return check_predictions(frame, str(path))
 
 

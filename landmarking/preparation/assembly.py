@@ -79,6 +79,8 @@ def cohort_digest(
     landmarks: LandmarkSet,
     settings: PreprocessSettings,
     digests: Mapping[Path, str],
+    *,
+    allow_scaled: bool = False,
 ) -> str:
     """SHA-256 of everything that decides a prepared cohort.
 
@@ -87,6 +89,7 @@ def cohort_digest(
         landmarks: Landmark set.
         settings: Settings of the imaging stages.
         digests: SHA-256 of the files.
+        allow_scaled: Whether scans are read whose header stretches their voxels.
     """
     scans = [
         (
@@ -106,7 +109,8 @@ def cohort_digest(
     # Cohorts without tissue maps keep their digest whatever becomes of that stage.
     tissues = [[digests[path] for path in record.tissues or ()] for record in cohort.scans]
     maps = (STAGE_VERSIONS[TISSUES], tissues) if any(tissues) else ()
-    return stage_key("cohort", 1, *decided_by, scans, *maps)
+    more = ("allow_scaled",) if allow_scaled else ()
+    return stage_key("cohort", 1, *decided_by, scans, *maps, *more)
 
 
 def _person(record: ScanRecord) -> list[str | float | None]:

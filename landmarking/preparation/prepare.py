@@ -200,7 +200,7 @@ def prepare(
     count = workers or available_cores()
     digests = input_digests(cohort, outputs, count)
     inputs = combined_digest(cohort, digests)
-    digest = cohort_digest(cohort, landmarks, settings, digests)
+    digest = cohort_digest(cohort, landmarks, settings, digests, allow_scaled=allow_scaled)
     folder = outputs / "prepared" / f"{cohort.name}-{digest[:12]}"
     with file_lock(outputs / "cache" / "locks" / f"prepare-{digest[:12]}.lock"):
         finished = _load_finished(folder, digest)

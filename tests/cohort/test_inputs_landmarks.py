@@ -59,6 +59,17 @@ READ = {
         markups(point(), coordinateUnits="um"),
         {"AC": (0.001, 0.002, 0.003)},
     ),
+    "unit by its code": (
+        "a.mrk.json",
+        markups(point(), coordinateUnits=["mm", "UCUM", "millimeter"]),
+        {"AC": (1, 2, 3)},
+    ),
+    "frame in small letters": (
+        "a.mrk.json",
+        markups(point(), coordinateSystem="lps"),
+        {"AC": (1, 2, 3)},
+    ),
+    "a blank of no width": ("a.mrk.json", markups(point("AC\u200b")), {"AC": (1, 2, 3)}),
     "undefined point": (
         "a.mrk.json",
         markups(point(), point("PC", (0, 0, 0), positionStatus="undefined")),

@@ -46,6 +46,16 @@ def test_names_that_look_like_numbers_or_gaps_stay_text(frame, tmp_path):
     assert set(back["group"]) == {"NA"}
 
 
+def test_inputs_that_went_through_r_are_read(frame, tmp_path):
+    path = tmp_path / "predictions.csv"
+    assert frame.isna().any(axis=None), "a landmark is missing"
+    text = frame.to_csv(index=False, na_rep="NA")
+    path.write_text(text.replace("True", "TRUE").replace("False", "FALSE"))
+    found = read_predictions(path)
+    assert found["simulated"].tolist() == frame["simulated"].tolist()
+    assert found["error_mm"].isna().tolist() == frame["error_mm"].isna().tolist()
+
+
 def test_a_missing_landmark_keeps_its_row_without_truth(frame):
     row = frame[(frame["scan_id"] == "sub-HS01_ses-01") & (frame["landmark"] == "PC")].iloc[0]
 
