@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -69,11 +70,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = temporary_neighbour(path)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    # Windows flushes only what is open for writing.
+    with path.open("r+b") as written:
+        os.fsync(written.fileno())
 
 
 @contextmanager
@@ -99,8 +105,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
+                _to_disk(file)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
@@ -139,7 +144,8 @@ def remove_leftovers(folder: Path) -> int:
 
 def _is_running(name: str) -> bool:
     number = name.partition("-")[0]
-    if not number.isdigit():
+    if not number.isdigit() or sys.platform == "win32":
+        # There signal 0 is no question but an interrupt: what is left stays.
         return True
     try:
         os.kill(int(number), 0)

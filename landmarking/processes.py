@@ -45,8 +45,23 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
 
 
+def peak_mib() -> float:
+    """Most memory that this process has used so far, in MiB; NaN where the system does not say."""
+    try:
+        # The one module of POSIX alone; Windows has none of them.
+        resource = importlib.import_module("resource")
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) / (1024.0 * 1024.0 if sys.platform == "darwin" else 1024.0)
+
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class WorkerError(LandmarkingError):
+    """A worker process ended before its work was done."""
 
 
 def available_cores() -> int:
@@ -72,7 +87,7 @@ def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -
         One result a job.
 
     Raises:
-        LandmarkingError: If a process dies, or the function's own error.
+        WorkerError: If a process dies; or the function's own error.
     """
     if workers <= 1 or len(jobs) <= 1:
         keep_freed_memory()
@@ -95,13 +110,34 @@ def map_processes(function: Callable[[T], R], jobs: Sequence[T], workers: int) -
         for future in as_completed([pool.submit(function, job) for job in jobs]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise LandmarkingError(
+        raise WorkerError(
             "a worker process ended before its work was done: memory ran out, or a script calls "
             "this without `if __name__ == '__main__':`; finished work is kept, start again with "
             "fewer workers"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_apart(function: Callable[[T], R], jobs: Sequence[T]) -> Iterator[R | None]:
+    """Results in the order of the jobs, each from a process of its own; None where that died.
+
+    Args:
+        function: A function of a module, so that other processes find it.
+        jobs: Its arguments.
+    """
+    for job in jobs:
+        with ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(os.getpid(),),
+        ) as pool:
+            try:
+                result: R | None = pool.submit(function, job).result()
+            except BrokenProcessPool:
+                result = None
+        yield result
 
 
 @contextmanager

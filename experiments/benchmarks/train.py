@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -227,6 +227,7 @@ class _Batches(pl.LightningDataModule):
 def _memory() -> str:
     if torch.cuda.is_available():
         return f"peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the device"
+    resource = import_module("resource")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     return f"peak {peak:.1f} GiB of a process"
 

@@ -7,7 +7,6 @@ and sorts. Protocol: https://chromedevtools.github.io/devtools-protocol/
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import select
@@ -41,6 +40,16 @@ def find_chromium() -> str | None:
     return next((path for name in _NAMES if (path := shutil.which(name))), None)
 
 
+def _above_nine(descriptor: int) -> int:
+    """A copy of a file descriptor with a number above 9."""
+    copies = [os.dup(descriptor)]
+    while copies[-1] < 10:
+        copies.append(os.dup(descriptor))
+    for copy in copies[:-1]:
+        os.close(copy)
+    return copies[-1]
+
+
 class Browser:
     """One tab of a headless Chromium; a context manager.
 
@@ -58,7 +67,7 @@ class Browser:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         # Chromium reads descriptor 3 and writes 4; copies above 9 keep the two from colliding.
-        inner = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser, from_browser)]
+        inner = [_above_nine(fd) for fd in (to_browser, from_browser)]
         script = f'exec "$0" "$@" 3<&{inner[0]} 4>&{inner[1]}'
         self._process = subprocess.Popen(  # noqa: S603 - fixed flags, no user input in the shell
             ["/bin/bash", "-c", script, executable, *_FLAGS,

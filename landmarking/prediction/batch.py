@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +14,7 @@ from landmarking.cohort.tree import native_scans
 from landmarking.errors import ConfigError, LandmarkingError, defect
 from landmarking.files import files_below, not_written
 from landmarking.imaging.formats import KINDS, SUFFIXES, is_dicom, scan_stem
+from landmarking.processes import WorkerError, map_apart, map_processes, peak_mib
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +39,6 @@ class Clock:
     def all(self) -> dict[str, float]:
         """Seconds by stage, and processor time as `cpu`."""
         return {**self.seconds, "cpu": time.process_time() - self._cpu_start}
-
-
-def peak_mib() -> float:
-    """Most memory that this process has used so far, in MiB; NaN where the system does not say."""
-    try:
-        resource = import_module("resource")
-    except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak) / (1024.0 * 1024.0 if sys.platform == "darwin" else 1024.0)
 
 
 _DATASET = "dataset_description.json"
@@ -241,8 +230,6 @@ def run_jobs(
     Returns:
         Outcomes in the order of the jobs.
 
-    Raises:
-        LandmarkingError: If a worker process dies.
     """
     found: dict[Target, Outcome] = {}
     for outcome in _outcomes(jobs, work, finished, workers):
@@ -257,8 +244,6 @@ def _outcomes(
     finished: Callable[[J], Record | None],
     workers: int,
 ) -> Iterator[Outcome]:
-    from landmarking.processes import map_processes
-
     waiting = []
     for job in jobs:
         record = finished(job)
@@ -266,7 +251,20 @@ def _outcomes(
             waiting.append(job)
         else:
             yield Outcome(job.target, record, reused=True)
-    yield from map_processes(work, waiting, workers)
+    done: set[Target] = set()
+    try:
+        for outcome in map_processes(work, waiting, workers):
+            done.add(outcome.target)
+            yield outcome
+    except WorkerError:
+        # A scan that takes a process with it must not take the others: each gets one of its own.
+        left = [job for job in waiting if job.target not in done]
+        for job, found in zip(left, map_apart(work, left), strict=True):
+            yield found or Outcome(
+                job.target,
+                problem=f"{job.target.scan}: its process ended before its work was done, most "
+                "likely for lack of memory; use fewer --workers, or a coarser scan",
+            )
 
 
 def attempt(job: Job, make: Callable[[Clock], Record]) -> Outcome:

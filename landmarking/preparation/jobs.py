@@ -22,7 +22,7 @@ from landmarking.imaging.scan import SCALED, load_scan
 from landmarking.landmarks import LandmarkSet, read_landmarks
 from landmarking.preparation.cache import STAGE_VERSIONS, TISSUES, StageCache, is_cached, tissue_key
 from landmarking.preparation.stages import StagedSlice, staged_slice, staged_tissues
-from landmarking.processes import map_processes
+from landmarking.processes import WorkerError, map_apart, map_processes
 
 FAR_OFF_PLANE_MM = 20.0
 """A landmark farther than this from where the template has it, across the plane, is refused."""
@@ -290,4 +290,22 @@ def _prepared_scans(jobs: Sequence[Job], workers: int) -> Iterator[PreparedScan]
     found = [job for job, done in zip(jobs, cached, strict=True) if done]
     yield from map_processes(prepare_scan, found, workers=1)
     missing = [job for job, done in zip(jobs, cached, strict=True) if not done]
-    yield from map_processes(prepare_scan, missing, workers)
+    done: set[str] = set()
+    try:
+        for scan in map_processes(prepare_scan, missing, workers):
+            done.add(scan.record.scan_id)
+            yield scan
+    except WorkerError:
+        # A scan that takes a process with it must not take the others: each gets one of its own.
+        left = [job for job in missing if job.record.scan_id not in done]
+        for job, result in zip(left, map_apart(prepare_scan, left), strict=True):
+            yield result or _died(job)
+
+
+def _died(job: Job) -> PreparedScan:
+    why = (
+        "its process ended before its work was done, most likely for lack of memory; use fewer "
+        "workers, or a coarser scan"
+    )
+    nowhere = np.full((len(job.landmarks), 3), np.nan)
+    return PreparedScan(job.record, None, nowhere, _one_line(job.record, why))
