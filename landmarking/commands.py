@@ -15,7 +15,7 @@ from typing import Any
 from landmarking.cli import STARTED
 from landmarking.errors import ConfigError
 from landmarking.files import not_written, remove_leftovers
-from landmarking.landmarks import read_landmarks
+from landmarking.landmarks import is_prediction, read_landmarks
 from landmarking.prediction.batch import Outcome, Target, find_scans, run_jobs
 from landmarking.prediction.msp import MspJob, msp_finished, msp_job
 from landmarking.prediction.outputs import (
@@ -197,6 +197,7 @@ def run_predict(options: argparse.Namespace) -> int:
     for file in options.truth:
         # Before an hour of work, not after it.
         read_landmarks(Path(file))
+    _say_predictions(options.truth)
     jobs = _jobs(options, targets, output)
     started = startup()
     with progress_bar(options, len(jobs)) as advance:
@@ -220,6 +221,15 @@ def run_predict(options: argparse.Namespace) -> int:
     lines += ["", comparison_text(misses), ""] if misses else []
     lines += [] if options.quiet else [f"table: {table}"]
     return print_end(options, lines, outcomes, started)
+
+
+def _say_predictions(files: Sequence[str]) -> None:
+    """Say of truth that a model has written it; whoever names it may want to compare models."""
+    for file in files:
+        if is_prediction(Path(file)):
+            sys.stderr.write(
+                f"note: {file} was written by a model, so what is printed is no error\n"
+            )
 
 
 def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) -> list[PredictJob]:
@@ -291,6 +301,7 @@ def run_compare(options: argparse.Namespace) -> int:
                 f"{result}: not a <name>_prediction.json of this version; predict the scan again"
             )
         misses += compare(record, Path(truth))
+    _say_predictions(options.files[1::2])
     if options.json:
         _print_json({"errors": [asdict(miss) for miss in misses]})
     else:
@@ -403,11 +414,15 @@ def pack(options: argparse.Namespace) -> int:
     Args:
         options: As `cli.parser` gives them.
     """
-    from landmarking.files import write_text
+    from landmarking.files import refuse_foreign, write_text
+    from landmarking.prediction.package import read_package
     from landmarking.prediction.packing import Packing, card_page, card_text, describe
     from landmarking.prediction.packing import pack as write
     from landmarking.preparation.prepared import load_prepared
 
+    refuse_foreign(Path(options.output), read_package, "packed model")
+    if options.card:
+        refuse_foreign(Path(options.card), _is_card, "model card")
     cohorts = [load_prepared(Path(folder)) for folder in options.evaluate]
     runs = tuple(Path(run) for run in options.runs)
     packing = Packing(runs, options.name, options.licence, options.note)
@@ -419,16 +434,22 @@ def pack(options: argparse.Namespace) -> int:
     return 0
 
 
+def _is_card(path: Path) -> bool:
+    return path.read_text(encoding="utf-8").startswith("# Model card: ")
+
+
 def export(options: argparse.Namespace) -> int:
     """Write a model as a graph for other programs.
 
     Args:
         options: As `cli.parser` gives them.
     """
+    from landmarking.files import refuse_foreign
     from landmarking.prediction.export import export_model
     from landmarking.prediction.package import open_model
 
     path = Path(options.output)
+    refuse_foreign(path, lambda _: path.with_suffix(f"{path.suffix}.json").is_file(), "export")
     apart_mm = export_model(open_model(options.model), path)
     size = path.stat().st_size / 1e6
     sys.stdout.write(f"{path}: {size:.1f} MB, within {apart_mm:.2g} mm of torch\n")

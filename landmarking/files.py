@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from landmarking.errors import RunError
+from landmarking.errors import ConfigError, LandmarkingError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -218,6 +218,29 @@ def write_text(path: Path, text: str) -> None:
 def readable(text: str) -> str:
     """A text that can be shown and written: without what a file name holds that is no UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def refuse_foreign(path: Path, is_ours: Callable[[Path], object], what: str) -> None:
+    """Refuse to write over a file that is not of the kind that is to be written.
+
+    Args:
+        path: File to write.
+        is_ours: False, or an error, where the file that is there is of another kind.
+        what: What is to be written, for the message.
+
+    Raises:
+        ConfigError: If there is such a file.
+    """
+    if not path.is_file():
+        return
+    try:
+        ours = is_ours(path) is not False
+    except LandmarkingError:
+        ours = False
+    except DAMAGED_ARCHIVE:
+        ours = False
+    if not ours:
+        raise ConfigError(f"{path}: is there and is no {what}; it is kept, choose another name")
 
 
 def files_below(root: Path, leave_out: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:

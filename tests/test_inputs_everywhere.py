@@ -84,10 +84,13 @@ def landmarking(*words, **environment):
 
 
 SHELLS = {
-    "a notebook of another environment": {"MPLBACKEND": "module://no_such_package.backend"},
-    "no HOME": {},
-    "HOME that is not there": {"HOME": "/nowhere/at/all"},
-    "plain C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "a notebook of another environment, no HOME": {"MPLBACKEND": "module://no_such_package.agg"},
+    "plain C, a HOME that is not there": {
+        "HOME": "/nowhere/at/all",
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    },
 }
 
 

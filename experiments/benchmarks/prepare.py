@@ -162,7 +162,7 @@ def measure(cohort: Cohort, outputs: Path, processes: int) -> list[Timing]:
 def _cpu_seconds() -> float:
     resource = import_module("resource")
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return float(sum(usage.ru_utime + usage.ru_stime for usage in usages))
 
 
 def report(cohort: Cohort, timings: Sequence[Timing]) -> str:

@@ -58,6 +58,7 @@ class Opened:
         qform: A second one that has to say the same, or None.
         voxel: Voxel sizes that the header states apart from the affines, shape (3,), or None.
         unit: Unit of length that the header states.
+        spare: What a sform holds whose code says that it means nothing, shape (4, 4), or None.
         notes: Doubts that did not stop the reading.
     """
 
@@ -69,6 +70,7 @@ class Opened:
     qform: Array | None = None
     voxel: Array | None = None
     unit: str = "mm"
+    spare: Array | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -299,8 +301,17 @@ def opened_nifti(image: Any, name: str) -> Opened:
         qform=None if qform is None else np.asarray(qform, np.float64),
         voxel=np.abs(np.asarray(header["pixdim"][1:4], np.float64)),
         unit=_unit(header),
+        spare=_spare(header),
         notes=notes,
     )
+
+
+def _spare(header: Any) -> Array | None:
+    """A sform of code 0, if anything was ever written there; qforms often keep what they had."""
+    if int(header["sform_code"]) != 0:
+        return None
+    rows = np.array([header["srow_x"], header["srow_y"], header["srow_z"]], dtype=np.float64)
+    return np.vstack([np.nan_to_num(rows), [0.0, 0.0, 0.0, 1.0]]) if rows.any() else None
 
 
 def _unit(header: Any) -> str:

@@ -53,6 +53,60 @@ def landmark_figures(
     }
 
 
+ODD_MM = 15.0
+"""A landmark farther than this from where the others of its head expect it is flagged; among the
+landmarks of 109 real people (AFIDs-HCP, AFIDs-OASIS, ds000011, ds002748) the farthest is 11 mm."""
+
+
+def misplaced(points_mm: Array, template_mm: Array, names: Sequence[str]) -> str:
+    """Landmarks that lie where the others of the same head do not expect them.
+
+    Each is compared with the template's, moved rigidly onto the others: a label that was given to
+    another point, or a wrong digit, is far off.
+
+    Args:
+        points_mm: World RAS mm, shape (L, 3), NaN where missing.
+        template_mm: The same landmarks on the template, shape (L, 3).
+        names: Their names.
+
+    Returns:
+        What to look at, empty where there is nothing, or fewer than four landmarks.
+    """
+    known = np.flatnonzero(np.isfinite(points_mm).all(axis=1))
+    found = []
+    for index in (int(number) for number in known if len(known) > 3):
+        others = known[known != index]
+        away = _moved_onto(template_mm[others], points_mm[others], template_mm[index])
+        distance = float(np.linalg.norm(points_mm[index] - away))
+        if distance > ODD_MM:
+            found.append(f"{names[index]} lies {distance:.0f} mm")
+    if not found:
+        return ""
+    return f"{', '.join(found)} from where the other landmarks expect it: check its label"
+
+
+def _moved_onto(source: Array, target: Array, point: Array) -> Array:
+    """A point after the rigid motion that brings one set of points onto another (Kabsch 1976)."""
+    middle, goal = source.mean(axis=0), target.mean(axis=0)
+    left, _, right = np.linalg.svd((source - middle).T @ (target - goal))
+    upright = np.diag([1.0, 1.0, np.sign(np.linalg.det(right.T @ left.T))])
+    return np.asarray(right.T @ upright @ left.T @ (point - middle) + goal)
+
+
+def size_ratio(points_mm: Array, template_mm: Array) -> float:
+    """Size of a set of landmarks over that of the template's; NaN of fewer than three.
+
+    Args:
+        points_mm: World RAS mm, shape (L, 3), NaN where missing.
+        template_mm: The same landmarks on the template, shape (L, 3).
+    """
+    known = np.isfinite(points_mm).all(axis=1)
+    if known.sum() < 3:
+        return float("nan")
+    spans = [float(np.linalg.norm(x[known] - x[known].mean(0))) for x in (points_mm, template_mm)]
+    return spans[0] / spans[1]
+
+
 def off_plane_mm(geometry: SliceGeometry, points_mm: Array, template_mm: Array) -> Array:
     """Signed distance to the left of where the template has each landmark, shape (L,).
 

@@ -248,6 +248,7 @@ def _world(name: str, opened: Opened, allow_scaled: bool) -> tuple[Array, tuple[
     if opened.sform is not None and opened.qform is not None:
         qform = _in_mm(opened.qform, unit_mm)
         notes += _compare_forms(name, opened.shape[:3], affine, qform, allow_scaled)
+    notes += _compare_spare(name, opened, affine, unit_mm)
     if opened.voxel is not None:
         notes += _compare_sizes(name, affine, opened.voxel * unit_mm, allow_scaled)
     return affine, notes
@@ -328,6 +329,20 @@ def _compare_forms(
     if apart.max() <= _NOTED_MM:
         return ()
     return (f"{name}: sform and qform differ by up to {apart.max():.1f} mm; the sform is used",)
+
+
+def _compare_spare(name: str, opened: Opened, affine: Array, unit_mm: float) -> tuple[str, ...]:
+    """A note where a sform of code 0 holds something else than the qform that is used."""
+    if opened.spare is None:
+        return ()
+    spare = _in_mm(opened.spare, unit_mm)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(opened.shape[:3]) - 1)
+    apart = np.linalg.norm(apply_affine(spare, corners) - apply_affine(affine, corners), axis=1)
+    if apart.max() <= AGREE_MM:
+        return ()
+    return (
+        f"{name}: the sform, whose code is 0, holds another place of the head; the qform is used",
+    )
 
 
 def _angle_deg(first: Array, second: Array) -> float:

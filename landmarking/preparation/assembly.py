@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from landmarking.cohort.records import Cohort, ScanRecord
 from landmarking.errors import ConfigError
-from landmarking.files import readable
-from landmarking.imaging.intensity import mean_quantiles, save_reference
+from landmarking.files import readable, refuse_foreign
+from landmarking.imaging.intensity import mean_quantiles, read_reference, save_reference
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
-from landmarking.imaging.quality import Value, landmark_figures
+from landmarking.imaging.quality import Value, landmark_figures, misplaced
 from landmarking.imaging.slicing import MAPS
 from landmarking.landmarks import LandmarkSet
 from landmarking.preparation.cache import (
@@ -215,7 +215,9 @@ def _quality(
         assert scan.staged is not None
         template_mm, names = landmarks.template_mm, landmarks.names
         placed = landmark_figures(scan.staged.geometry, scan.points_mm, template_mm, names)
-        figures.append({**scan.staged.qc, **placed})
+        odd = misplaced(scan.points_mm, template_mm, names)
+        notes = "; ".join(filter(None, (str(scan.staged.qc.get("notes") or ""), odd)))
+        figures.append({**scan.staged.qc, **placed, **({"notes": notes} if notes else {})})
     return quality_table(records, figures)
 
 
@@ -241,6 +243,7 @@ def write_mean_reference(
     """
     if path.suffix != ".npy":
         raise ConfigError(f"mean_reference: the file's name ends in .npy, found {path}")
+    refuse_foreign(path, read_reference, "histogram reference")
     scans = [record for record in cohort.scans if record.group in groups]
     if not scans:
         raise ConfigError(

@@ -17,7 +17,7 @@ from landmarking.cohort.slices import cut_geometry, read_slice_points
 from landmarking.errors import CacheError, LandmarkingError, ScanError, defect
 from landmarking.geometry import Array, apply_affine
 from landmarking.imaging.pipeline import MIDSAGITTAL_COMMON, PreprocessSettings, slice_geometry
-from landmarking.imaging.quality import off_plane_mm, refusal
+from landmarking.imaging.quality import off_plane_mm, refusal, size_ratio
 from landmarking.imaging.scan import SCALED, load_scan
 from landmarking.landmarks import LandmarkSet, read_landmarks
 from landmarking.preparation.cache import STAGE_VERSIONS, TISSUES, StageCache, is_cached, tissue_key
@@ -26,6 +26,10 @@ from landmarking.processes import WorkerError, map_apart, map_processes
 
 FAR_OFF_PLANE_MM = 20.0
 """A landmark farther than this from where the template has it, across the plane, is refused."""
+
+FAR_FROM_SIZE = 1.6
+"""Landmarks that are so many times as far apart as the template's, or as near, are refused; real
+people reach 0.83 and 1.1."""
 
 _FRAME_MM = 30.0
 """Mean distance from the template's positions at which another frame is considered."""
@@ -59,6 +63,12 @@ def landmark_problem(
         return (
             f"{', '.join(outside)} outside the scan's field of view; check that the points "
             "belong to this scan and that the frame is right"
+        )
+    ratio = size_ratio(points_mm, landmarks.template_mm)
+    if not 1.0 / FAR_FROM_SIZE < ratio < FAR_FROM_SIZE and np.isfinite(ratio):
+        return (
+            f"the landmarks are {ratio:.2g} times as far apart as in a head; check the file's unit "
+            "(coordinateUnits) and the frame"
         )
     off = off_plane_mm(staged.geometry, points_mm, landmarks.template_mm)
     worst = int(np.nanargmax(np.abs(off)))

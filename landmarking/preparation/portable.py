@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.errors import CacheError, CohortError
-from landmarking.files import DAMAGED_ARCHIVE, atomic_folder, atomic_path, file_lock, file_sha256
+from landmarking.files import (
+    DAMAGED_ARCHIVE,
+    atomic_folder,
+    atomic_path,
+    file_lock,
+    file_sha256,
+    refuse_foreign,
+)
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import LandmarkSet
 from landmarking.preparation.cache import BASELINE, canonical_json, differing_settings
@@ -44,6 +51,7 @@ def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
     """
     if not path.name.endswith(SUFFIX):
         raise CacheError(f"{path}: a carried cohort is named something{SUFFIX}; name it so")
+    refuse_foreign(path, _is_carried, "carried cohort")
     try:
         with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
             carried = Path(folder, "cohort")
@@ -59,6 +67,11 @@ def pack_prepared(prepared: PreparedCohort, path: Path) -> None:
                     archive.writestr(entry, (carried / name).read_bytes())
     except OSError as error:
         raise CacheError(f"{path}: cannot be written ({error})") from error
+
+
+def _is_carried(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return {INDEX, IMAGES} <= set(archive.namelist())
 
 
 def _rounded(tissues: NDArray[np.uint8]) -> NDArray[np.uint8]:

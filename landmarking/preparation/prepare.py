@@ -17,6 +17,7 @@ from landmarking.cohort.records import Cohort
 from landmarking.errors import CacheError, CohortError, ConfigError
 from landmarking.files import file_lock, remove_leftovers
 from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.imaging.quality import misplaced
 from landmarking.landmarks import LandmarkSet, landmark_set
 from landmarking.preparation.assembly import (
     QUALITY,
@@ -448,7 +449,10 @@ def run_preparation(config: PrepareConfig) -> Summary:
         pack_prepared(preparation.prepared, carried)
         lines.append(f"one file:      {carried} ({carried.stat().st_size / 1e6:.1f} MB)")
     if config.mean_reference is not None:
-        lines.append(_mean_reference(config, Path(config.mean_reference), cohort))
+        known = {record.scan_id for record in preparation.prepared.records}
+        used = tuple(record for record in cohort.scans if record.scan_id in known)
+        used_cohort = replace(cohort, scans=used)
+        lines.append(_mean_reference(config, Path(config.mean_reference), used_cohort))
     return Summary.of(lines, left_out=bool(preparation.skipped))
 
 
@@ -497,16 +501,17 @@ def _checked(
         config.progress,
         config.cohort.allow_scaled,
     )
-    check = check_prepared(cohort, landmarks, [_finding(scan) for scan in scans])
+    check = check_prepared(cohort, landmarks, [_finding(scan, landmarks) for scan in scans])
     if check.problems:
         raise CohortError(check.text)
     return Summary.of([check.text], left_out=False)
 
 
-def _finding(scan: PreparedScan) -> Finding:
+def _finding(scan: PreparedScan, landmarks: LandmarkSet) -> Finding:
     known = np.asarray(np.isfinite(scan.points_mm).all(axis=1))
     notes = "" if scan.staged is None else str(scan.staged.qc.get("notes", ""))
-    return Finding(scan.record, scan.problem, (notes,) if notes else (), known)
+    odd = misplaced(scan.points_mm, landmarks.template_mm, landmarks.names)
+    return Finding(scan.record, scan.problem, tuple(filter(None, (notes, odd))), known)
 
 
 def summary_text(preparation: Preparation) -> str:

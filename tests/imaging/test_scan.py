@@ -16,7 +16,7 @@ from landmarking.imaging.scan import Scan, load_scan, to_pil
 
 
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5, 0, -100], [0, 0, 5, -90], [0, 0, 0, 1]])
-DATA = np.arange(32 * 40 * 36).reshape(32, 40, 36).astype(np.int16)
+DATA = (np.arange(32 * 40 * 36).reshape(32, 40, 36) % 30_000).astype(np.int16)
 NOISE = np.random.default_rng(0).integers(0, 9999, DATA.shape, dtype=np.int16)
 
 
@@ -258,7 +258,7 @@ def test_values_and_world_survive(dtype, name, tmp_path):
 
 def test_scale_factors_apply(tmp_path):
     image = image_of()
-    image.header.set_slope_inter(0.5, -3.0)
+    image.header.set_slope_inter(0.5, 3.0)
     path = written(tmp_path, image)
 
     scaled = load_scan(path).data

@@ -193,3 +193,30 @@ def test_inputs_that_are_a_raw_tree_are_no_output_folder(head_file, run_folder, 
         assert main([command, str(root), "--bids", "-o", str(root), *more]) == 2
         assert "choose -o" in capsys.readouterr().err
     assert (root / "dataset_description.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pack", "RUN", "--name", "x", "-o", "mine.zip"],
+        ["pack", "RUN", "--name", "x", "-o", "new.zip", "--card", "mine.md"],
+        ["export", "RUN", "-o", "mine.pt2"],
+    ],
+)
+def test_inputs_of_another_kind_are_not_written_over(words, run_folder, tmp_path, capsys):
+    mine = tmp_path / words[-1]
+    mine.write_text("mine")
+    places = {"RUN": str(run_folder), "new.zip": str(tmp_path / "new.zip"), words[-1]: str(mine)}
+    assert main([places.get(word, word) for word in words]) == 2
+    assert "it is kept, choose another name" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "new.zip").exists()
+
+
+def test_inputs_that_are_predictions_are_compared_with_a_word(predict, tmp_path, capsys):
+    predict()
+    files = [
+        tmp_path / f"out/scan{end}" for end in ("_prediction.json", "_desc-auto_landmarks.fcsv")
+    ]
+    assert main(["compare", *map(str, files)]) == 0
+    assert "was written by a model" in capsys.readouterr().err
