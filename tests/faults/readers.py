@@ -22,7 +22,7 @@ from landmarking.preparation.portable import pack_prepared, unpack_prepared
 from landmarking.preparation.prepared import FORMAT, IMAGES, INDEX, load_prepared
 
 MSP8 = landmark_set("msp8")
-AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
+AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])
 
 
 def input_targets(prepared: Path, work: Path) -> Iterator[Target]:
@@ -57,7 +57,7 @@ def in_place(target: Path, read: Callable[[], object]) -> Callable[[Path], objec
 def scans(work: Path) -> Iterator[Target]:
     """NIfTI-1 and NIfTI-2, plain and packed, whole numbers and real ones."""
     rng = np.random.default_rng(0)
-    data = rng.uniform(0, 1000, (12, 14, 12))
+    data = rng.uniform(0, 1000, (32, 34, 32))
     for kind, dtype, name in (
         (nib.Nifti1Image, np.int16, "scan.nii"),
         (nib.Nifti1Image, np.float32, "scan.nii.gz"),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+import heads
 import starts
 from catalogue import all_faults
 from command_lines import try_command_lines
@@ -74,10 +75,16 @@ def main() -> None:
     parser.add_argument("--kind", default="", help="only kinds of fault with this word")
     parser.add_argument("--name", default="", help="only faults whose name has this word")
     parser.add_argument("--inputs", type=int, default=170, help="mutated inputs of each reader")
+    parser.add_argument("--headers", type=int, default=5000, help="damaged scan headers")
+    parser.add_argument("--texts", type=int, default=1000, help="damaged landmark files and tables")
+    parser.add_argument("--only-files", action="store_true", help="headers and texts, nothing else")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--template", type=Path, help="keep the template here between runs")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
+    wrong = try_files(chosen.out, chosen.headers, chosen.texts, chosen.seed)
+    if chosen.only_files:
+        sys.exit(bool(wrong))
     starts.warm_up()
     with tempfile.TemporaryDirectory() as temporary:
         box = Box(chosen.template or Path(temporary))
@@ -90,7 +97,7 @@ def main() -> None:
             verdicts += try_command_lines(bench, log, chosen.kind)
     write_table(chosen.out, verdicts)
     write_inputs(chosen.out, tallies, findings)
-    sys.exit(bool(findings) or any(not verdict.survived for verdict in verdicts))
+    sys.exit(bool(wrong or findings) or any(not verdict.survived for verdict in verdicts))
 
 
 def progress(items: Sequence[T], what: str) -> Iterable[T]:
@@ -99,6 +106,27 @@ def progress(items: Sequence[T], what: str) -> Iterable[T]:
     from rich.progress import track
 
     return track(items, what, console=Console(stderr=True))
+
+
+def try_files(folder: Path, headers: int, texts: int, seed: int) -> list[str]:
+    """Read damaged headers, landmark files and tables; files.md has the counts.
+
+    Returns:
+        What went wrong, in words.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("files", total=headers + texts)
+        tallies = heads.try_all(headers, texts, seed, lambda: bar.advance(task))
+    text = heads.table(tallies)
+    (folder / "files.md").write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    wrong = [f"{tally.name}: {line}" for tally in tallies for line in tally.wrong]
+    for line in wrong:
+        sys.stdout.write(f"WRONG {line}\n")
+    return wrong
 
 
 def try_faults(bench: Bench, log: TextIO, kind: str = "", name: str = "") -> list[Verdict]:
