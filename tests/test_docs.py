@@ -1,10 +1,12 @@
-"""The Python of docs/lightning.md runs as it is printed."""
+"""What the docs print runs, and what they list is all there is."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +50,29 @@ def test_every_feature_of_the_table_has_a_test_that_is_there():
     assert len(rows) > 25
     for path, name in rows:
         assert f"def {name}(" in (PROJECT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+
+
+def table_of(path):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, PROJECT / "tests" / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("path", "tables"),
+    [
+        ("imaging/test_inputs_scans.py", ("READ", "REFUSED")),
+        ("cohort/test_inputs_landmarks.py", ("READ", "REFUSED")),
+        ("cohort/test_inputs_tables.py", ("TABLES", "REFUSED", "TREES")),
+    ],
+)
+def test_the_page_of_inputs_has_every_example_and_its_message(path, tables):
+    lines = (PROJECT / "docs" / "inputs.md").read_text(encoding="utf-8").splitlines()
+    page, module = " ".join(lines), table_of(path)
+    for name in tables:
+        for example, row in getattr(module, name).items():
+            assert example in page, example
+            if name == "REFUSED":
+                (said,) = (line for line in lines if line.startswith(f"| {example} |"))
+                assert row[-1] in said, example

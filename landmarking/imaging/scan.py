@@ -411,7 +411,7 @@ def _check_values(
     low, high = float(data.min()), float(data.max())
     notes: tuple[str, ...] = ()
     # min and max propagate NaN, so two passes find every kind of non-finite voxel.
-    if not (-MAX_VALUE < low and high < MAX_VALUE):
+    if not (low > -MAX_VALUE and high < MAX_VALUE):
         finite = np.abs(data) < MAX_VALUE
         share = float(finite.mean())
         if share < MIN_FINITE:
