@@ -35,19 +35,26 @@ class Template:
 
     Attributes:
         brain: T1 intensities of the brain, 0 outside it, at most 1; float32, shape (197, 233, 189).
-        grey: Grey matter probability, 0 to 1, same grid.
-        white: White matter probability, 0 to 1, same grid.
         brain_mask: Brain with its ventricles and sulci, no holes, same grid.
         affine: Voxel to common space (RAS mm), shape (4, 4).
         digest: SHA-256 of the three files' bytes, hexadecimal.
     """
 
     brain: NDArray[np.float32]
-    grey: NDArray[np.float32]
-    white: NDArray[np.float32]
     brain_mask: NDArray[np.bool_]
     affine: Array
     digest: str
+
+    # Of the tissues a prediction needs nothing, and reading them takes half a second.
+    @cached_property
+    def grey(self) -> NDArray[np.float32]:
+        """Grey matter probability, 0 to 1, same grid."""
+        return _volume("grey")
+
+    @cached_property
+    def white(self) -> NDArray[np.float32]:
+        """White matter probability, 0 to 1, same grid."""
+        return _volume("white")
 
 
 @lru_cache(maxsize=1)
@@ -65,14 +72,12 @@ def load_template() -> Template:
             "install the nilearn version named in constraints.txt"
         )
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths.values())).hexdigest()
-    images: dict[str, Any] = {name: nib.load(path) for name, path in paths.items()}
-    volumes = {name: _unit_range(np.asanyarray(image.dataobj)) for name, image in images.items()}
-    outside, _ = ndimage.label(volumes["brain"] <= 0.0)
+    brain = _volume("brain")
+    outside, _ = ndimage.label(brain <= 0.0)
     mask = np.asarray(outside != outside[0, 0, 0])
-    for volume in (*volumes.values(), mask):
-        volume.setflags(write=False)
-    affine = np.asarray(images["brain"].affine, dtype=np.float64)
-    return Template(**volumes, brain_mask=mask, affine=affine, digest=digest)
+    mask.setflags(write=False)
+    image: Any = nib.load(paths["brain"])
+    return Template(brain, mask, np.asarray(image.affine, dtype=np.float64), digest)
 
 
 def _folder() -> Path:
@@ -83,9 +88,12 @@ def _folder() -> Path:
     return Path(spec.origin).parent / "datasets" / "data"
 
 
-def _unit_range(data: NDArray[np.generic]) -> NDArray[np.float32]:
-    volume = np.asarray(data, dtype=np.float32)
-    return np.asarray(volume / volume.max(), dtype=np.float32)
+def _volume(name: str) -> NDArray[np.float32]:
+    image: Any = nib.load(_folder() / _FILES[name])
+    volume = np.asarray(np.asanyarray(image.dataobj), dtype=np.float32)
+    volume = np.asarray(volume / volume.max(), dtype=np.float32)
+    volume.setflags(write=False)
+    return volume
 
 
 _FINE_MM = 4.0
