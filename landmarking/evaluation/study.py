@@ -82,7 +82,9 @@ class Run:
             RunError: If it is not what the run has written.
         """
         found = self.config.get("adapt")
-        return found if isinstance(found, dict) and found.get("people") else {}
+        if not isinstance(found, dict) or not found.get("group"):
+            return {}
+        return found if found.get("people", 0) != 0 else {}  # None is all but the fold's
 
     @cached_property
     def history(self) -> pd.DataFrame | None:
@@ -203,8 +205,9 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
         )
     runs = tuple(read_run(path) for path in paths)
     frame = pd.concat([run.predictions for run in runs], ignore_index=True)
-    _refuse_doubles(frame, folder)
-    differences = mixing_differences(frame, folds=[run.name for run in runs if run.adapt])
+    folds = [run.name for run in runs if run.adapt]
+    _refuse_doubles(frame, folder, folds)
+    differences = mixing_differences(frame, folds=folds)
     if differences and not allow_mixed:
         raise PredictionsError(
             f"{folder}: these runs do not belong in one table:\n  - "
@@ -268,9 +271,11 @@ def _uneven(frame: pd.DataFrame, column: str, title: str) -> list[str]:
     return [f"different {title}: {'; '.join(sides)}"]
 
 
-def _refuse_doubles(frame: pd.DataFrame, folder: Path) -> None:
+def _refuse_doubles(frame: pd.DataFrame, folder: Path, folds: Collection[str]) -> None:
     keys = ["cohort_digest", "model", "seed", "scan_id", "landmark"]
-    double = frame[frame.duplicated(keys, keep=False)]
+    # Folds of a cross-validation all predict the people of a group that none has learnt from.
+    fold = frame["split_digest"].where(frame["run"].isin(folds), "")
+    double = frame[frame[keys].assign(fold=fold).duplicated(keep=False)]
     if len(double):
         first = double.iloc[0]
         same = double[(double[keys] == first[keys]).all(axis=1)]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from landmarking.errors import PredictionsError, RunError
 from landmarking.evaluation.study import load_study
@@ -147,4 +148,22 @@ def test_every_seed_has_a_split_of_its_own(make_study):
     with pytest.raises(
         PredictionsError, match=r"splits of seed 1: 0dd in heat-seed1; 5eed11111111"
     ):
+        load_study(folder)
+
+
+def test_folds_may_all_predict_people_of_whom_none_has_learnt(make_study):
+    study = make_study(**TWO)
+    folder = study.folder
+    for fold in range(2):
+        study.split = f"split-{fold}"
+        study.write_run(f"ML-fold{fold}", "ML", study.names, 0)
+        adapt = {"group": "HS", "people": None, "fold": fold, "folds": 2}
+        (folder / f"ML-fold{fold}" / "config.yaml").write_text(yaml.safe_dump({"adapt": adapt}))
+    loaded = load_study(folder)
+    assert not loaded.frame.duplicated(["run", "scan_id", "landmark"]).any()
+    assert len(loaded.frame) == 2 * loaded.frame.groupby("run").size().iloc[0]
+    # The same split twice is one fold, trained twice.
+    study.write_run("ML-again", "ML", study.names, 0)
+    (folder / "ML-again" / "config.yaml").write_text(yaml.safe_dump({"adapt": adapt}))
+    with pytest.raises(PredictionsError, match=r"ML-again, ML-fold1 all predict"):
         load_study(folder)
