@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -268,8 +268,8 @@ def correctness(plan: Plan) -> Iterator[dict[str, Any]]:
             output = float((start - first).abs().max() / first.abs().max())
             # Steps grow apart by themselves; the first ones tell.
             early = max(abs(a - b) / b for a, b in zip(losses[:3], expected[:3], strict=True))
-            whole = abs(statistics.fmean(losses) / statistics.fmean(expected) - 1.0)
-            holds = max(output, early) <= tolerance and whole <= 10 * tolerance
+            whole = abs(float(np.mean(losses) / np.mean(expected)) - 1.0)
+            holds = bool(max(output, early) <= tolerance and whole <= 10 * tolerance)
             yield row | {"output": output, "early": early, "whole": whole, "tolerance": tolerance,
                          "holds": holds}  # fmt: skip
         torch.set_float32_matmul_precision("high")
@@ -350,7 +350,7 @@ def speed(plan: Plan, kind: str, batch: int) -> Iterator[dict[str, Any]]:
         if not seconds.get(name):
             yield row | {"why": why.get(name, "no time left")}
             continue
-        took = statistics.median(seconds[name])
+        took = float(np.median(seconds[name]))
         row |= {"seconds": took, "slices_s": batch / took, "gib": memory[name], "flop": flop}
         row["ratios"] = [a / b for a, b in zip(plain or (), seconds[name], strict=False)]
         yield row | _roofline(plan, flop / took, "bf16" in name)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from arguments import main, read_arguments
 from landmarking.config import PROJECT
@@ -99,9 +100,9 @@ def _table(goes: dict[str, list[dict[str, float]]]) -> str:
     lines += ["|---" * (lines[0].count("|") - 1) + "|"]
     for name in FIGURES:
         values = [[go[name] for go in each] for each in goes.values()]
-        cells = [f"{statistics.median(v):.4g} ({min(v):.4g} to {max(v):.4g})" for v in values]
+        cells = [f"{np.median(v):.4g} ({min(v):.4g} to {max(v):.4g})" for v in values]
         if len(values) > 1:
-            cells.append(f"{statistics.median(values[1]) / statistics.median(values[0]):.2f}")
+            cells.append(f"{np.median(values[1]) / np.median(values[0]):.2f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from landmarking.evaluation.charts import Drawing, dashes, model_colours, new_figure
-from landmarking.evaluation.statistics import paired_test, summarise
+from landmarking.evaluation.statistics import holm, paired_test, summarise
 from landmarking.evaluation.study import PREDICTIONS, Run, Study, read_run
 from landmarking.evaluation.tables import INTERVAL_NOTE, Table, p_text, plus_minus, signed, span
 
@@ -23,20 +23,18 @@ UNADAPTED = "unadapted"
 
 _CHANGE_NOTE = (
     "Change: against the model that all started from, on the same people, paired by person; p: "
-    "two-sided sign-flip permutation test over people."
+    "two-sided sign-flip permutation test over people; p Holm: adjusted over all rows of this "
+    "table."
 )
 
 
-def adaptation(
-    study: Study, *, resamples: int = 10_000, permutations: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
+def adaptation(study: Study, *, permutations: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Error by way of learning and number of people learnt from; empty where no run adapted.
 
     Args:
         study: Runs, some of them with `adapt.people` above zero.
-        resamples: Bootstrap draws of people for the intervals.
         permutations: Random permutations per test.
-        seed: Seed of both.
+        seed: Their seed.
 
     Returns:
         One row by group, way and number, with `learnt_from`, the columns of `summarise`, and where
@@ -50,16 +48,17 @@ def adaptation(
         of_group = [run for run in runs if run.adapt["group"] == group]
         before = _before(of_group, group)
         if len(before):
-            cell = summarise(before, resamples=resamples, seed=seed)
+            cell = summarise(before)
             rows.append({"group": group, "way": UNADAPTED, "learnt_from": 0, **cell})
         for way, people in sorted({(_way(run), run.adapt["people"]) for run in of_group}):
             chosen = [r for r in of_group if (_way(r), r.adapt["people"]) == (way, people)]
             after = pd.concat([run.predictions for run in chosen], ignore_index=True)
             after = after[after["group"] == group]
             row = {"group": group, "way": way, "learnt_from": people}
-            row |= summarise(after, resamples=resamples, seed=seed)
+            row |= summarise(after)
             rows.append(row | _change(before, after, permutations, seed))
-    return pd.DataFrame(rows)
+    points = pd.DataFrame(rows)
+    return points.assign(p_holm=holm(points["p_value"])) if "p_value" in points else points
 
 
 def _way(run: Run) -> str:
@@ -105,6 +104,7 @@ def adaptation_table(points: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
             plus_minus(r["mean_mm"], r["sd_mm"]), span(r["mean_mm_low"], r["mean_mm_high"]),
             signed(r.get("difference_mm", nan)), span(r.get("low_mm", nan), r.get("high_mm", nan)),
             signed(r.get("change_percent", nan), 0), p_text(r.get("p_value", nan)),
+            p_text(r.get("p_holm", nan)),
         )
         for r in points.to_dict("records")
     ]  # fmt: skip
@@ -113,7 +113,7 @@ def adaptation_table(points: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
         title="People learnt from, and the error on the others of their group",
         header=(
             "Way", "Group", "learnt from", "people", "Error (mm)", "95 % CI", "change (mm)",
-            "95 % CI", "%", "p",
+            "95 % CI", "%", "p", "p Holm",
         ),
         rows=tuple(rows),
         notes=(

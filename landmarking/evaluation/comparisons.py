@@ -11,7 +11,6 @@ import pandas as pd
 
 from landmarking.evaluation.statistics import (
     ALL,
-    Outcome,
     group_order,
     holm,
     model_order,
@@ -21,6 +20,7 @@ from landmarking.evaluation.statistics import (
 )
 from landmarking.evaluation.study import Study
 from landmarking.evaluation.tables import (
+    DASH,
     INTERVAL_NOTE,
     NO_SKILL_NOTE,
     RATES,
@@ -36,16 +36,16 @@ from landmarking.evaluation.tables import (
 def compare_models(
     frame: pd.DataFrame, landmarks: Sequence[str], *, permutations: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
-    """Each pair of models on the same people: sign-flip tests, Holm over the landmarks.
+    """Each pair of models on the same people: sign-flip tests, Holm over all of them.
 
     A person's error is the mean over scans and seeds. The row `all` averages a person's landmarks
-    first, and is one test of its own.
+    first.
 
     Args:
         frame: Rows of a study.
         landmarks: Names in the order wanted.
-        permutations: Random permutations per test, and bootstrap draws.
-        seed: Seed of both.
+        permutations: Random permutations per test.
+        seed: Their seed.
 
     Returns:
         Rows by pair, group and landmark: first, second, group, landmark, the fields of `Outcome`
@@ -59,7 +59,6 @@ def compare_models(
             part = frame if group == ALL else frame[frame["group"] == group]
             # Only landmarks scored under both: a pooled person must mean the same points twice.
             both = _person_errors(part[part["model"].isin([first, second])], "model").dropna()
-            family = []
             for name in [*landmarks, ALL]:
                 values = _of_landmark(both, name)
                 outcome = paired_test(
@@ -69,15 +68,14 @@ def compare_models(
                     seed=seed,
                 )
                 head = {"first": first, "second": second, "group": group, "landmark": name}
-                family.append((head, outcome))
-            rows += _adjusted(family)
-    return pd.DataFrame(rows)
+                rows.append({**head, **asdict(outcome)})
+    return adjusted(rows)
 
 
 def compare_groups(
     frame: pd.DataFrame, landmarks: Sequence[str], *, permutations: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
-    """Each pair of groups under each model: label permutations, Holm over the landmarks.
+    """Each pair of groups under each model: label permutations, Holm over all of them.
 
     Args and units as in `compare_models`.
 
@@ -89,7 +87,6 @@ def compare_groups(
     for model in model_order(frame["model"]):
         people = _person_errors(frame[frame["model"] == model], "group")
         for first, second in combinations(group_order(frame["group"]), 2):
-            family = []
             for name in [*landmarks, ALL]:
                 values = _of_landmark(people, name)
                 outcome = unpaired_test(
@@ -99,9 +96,8 @@ def compare_groups(
                     seed=seed,
                 )
                 head = {"model": model, "first": first, "second": second, "landmark": name}
-                family.append((head, outcome))
-            rows += _adjusted(family)
-    return pd.DataFrame(rows)
+                rows.append({**head, **asdict(outcome)})
+    return adjusted(rows)
 
 
 def _person_errors(frame: pd.DataFrame, side: str) -> pd.DataFrame:
@@ -118,13 +114,10 @@ def _of_landmark(people: pd.DataFrame, name: str) -> pd.DataFrame:
     return people.groupby(level="participant_id").mean()
 
 
-def _adjusted(family: list[tuple[dict[str, str], Outcome]]) -> list[dict[str, object]]:
-    *single, pooled = family
-    adjusted = [*holm([outcome.p_value for _, outcome in single]), pooled[1].p_value]
-    return [
-        {**head, **asdict(outcome), "p_holm": float(p)}
-        for (head, outcome), p in zip(family, adjusted, strict=True)
-    ]
+def adjusted(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Tests as a table; `p_holm` is adjusted over all of them, the pooled rows too."""
+    frame = pd.DataFrame(rows)
+    return frame.assign(p_holm=holm(frame["p_value"])) if len(frame) else frame
 
 
 def study_labels(studies: Sequence[Study]) -> list[str]:
@@ -136,17 +129,15 @@ def study_labels(studies: Sequence[Study]) -> list[str]:
     return [f"{study.name} ({number})" for number, study in enumerate(studies, start=1)]
 
 
-def stacked_summaries(studies: Sequence[Study], *, resamples: int, seed: int) -> pd.DataFrame:
+def stacked_summaries(studies: Sequence[Study]) -> pd.DataFrame:
     """Table 1's figures of each study, model by group by study.
 
     Args:
         studies: The studies, in the order wanted.
-        resamples: Bootstrap draws for the intervals.
-        seed: Seed of the draws.
     """
     parts = []
     for label, study in zip(study_labels(studies), studies, strict=True):
-        part = table_1(study.frame, resamples=resamples, seed=seed)
+        part = table_1(study.frame)
         part.insert(0, "study", label)
         parts.append(part)
     stacked = pd.concat(parts, ignore_index=True)
@@ -158,8 +149,9 @@ def stacked_summaries(studies: Sequence[Study], *, resamples: int, seed: int) ->
 def study_differences(studies: Sequence[Study], *, permutations: int, seed: int) -> pd.DataFrame:
     """Tests between each pair of studies, by model and group, over the landmarks both have.
 
-    People are paired where both studies scored the same slices (equal cohort digests) and the same
-    people; otherwise the samples are taken as independent.
+    Pairs are scans and landmarks of the same name in the same cohort, however their slices were
+    cut; what only one study has stays out, and is counted. Where no scan is in both, the samples
+    are taken as independent.
 
     Args:
         studies: The studies, in the order wanted.
@@ -167,23 +159,28 @@ def study_differences(studies: Sequence[Study], *, permutations: int, seed: int)
         seed: Seed of the permutations and of the intervals.
 
     Returns:
-        Rows with first, second, model, group, paired, and the fields of `Outcome`.
+        Rows with first, second, model, group, paired, unpaired_points (scans times landmarks that
+        only one of both has), the fields of `Outcome`, and p_holm.
     """
     rows: list[dict[str, Any]] = []
     labelled = list(zip(study_labels(studies), studies, strict=True))
     for (first, one), (second, other) in combinations(labelled, 2):
-        paired = set(one.frame["cohort_digest"]) == set(other.frame["cohort_digest"])
         a, b = _common(one.frame, other.frame)
         for model in model_order(set(a["model"]) & set(b["model"])):
             groups = group_order(set(a["group"]) & set(b["group"]))
             for group in [*groups, ALL] if len(groups) > 1 else groups:
-                sides = [
-                    _people(side, model, groups if group == ALL else [group]) for side in (a, b)
-                ]
-                outcome = _test(sides[0], sides[1], paired, permutations, seed)
+                kept = groups if group == ALL else [group]
+                sides = [_points(side, model, kept) for side in (a, b)]
+                shared = sides[0].index.intersection(sides[1].index)
+                paired = len(shared) > 0
+                left_out = sum(len(side) - len(shared) for side in sides) if paired else 0
+                people = [_people(side.loc[shared] if paired else side) for side in sides]
+                test = paired_test if paired else unpaired_test
+                outcome = test(people[0], people[1], permutations=permutations, seed=seed)
                 head = {"first": first, "second": second, "model": model, "group": group}
-                rows.append({**head, "paired": paired, **vars(outcome)})
-    return pd.DataFrame(rows)
+                pairing = {"paired": paired, "unpaired_points": left_out}
+                rows.append({**head, **pairing, **vars(outcome)})
+    return adjusted(rows)
 
 
 def cohort_differences(studies: Sequence[Study]) -> list[str]:
@@ -210,35 +207,38 @@ def _common(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
     return one[one["landmark"].isin(shared)], other[other["landmark"].isin(shared)]
 
 
-def _people(frame: pd.DataFrame, model: str, groups: Sequence[str]) -> pd.Series[float]:
-    """Each person's mean error: landmarks first, so that all weigh the same."""
+def _points(frame: pd.DataFrame, model: str, groups: Sequence[str]) -> pd.Series[float]:
+    """Mean error over seeds of each scored point, by who and where it is."""
     rows = frame[(frame["model"] == model) & frame["group"].isin(groups)]
-    by_landmark = rows.groupby(["participant_id", "landmark"])["error_mm"].mean()
-    return by_landmark.groupby(level="participant_id").mean()
+    rows = rows[rows["error_mm"].notna()]
+    return rows.groupby(["cohort", "participant_id", "scan_id", "landmark"])["error_mm"].mean()
 
 
-def _test(
-    one: pd.Series[float], other: pd.Series[float], paired: bool, permutations: int, seed: int
-) -> Outcome:
-    if not paired:
-        return unpaired_test(one, other, permutations=permutations, seed=seed)
-    people = one.index.union(other.index)
-    first, second = one.reindex(people), other.reindex(people)
-    return paired_test(first, second, permutations=permutations, seed=seed)
+def _people(points: pd.Series[float]) -> pd.Series[float]:
+    """Each person's mean error: landmarks first, so that all weigh the same."""
+    by_landmark = points.groupby(level=["cohort", "participant_id", "landmark"]).mean()
+    return by_landmark.groupby(level=["cohort", "participant_id"]).mean()
 
 
 _PAIRED_NOTE = (
     "p: two-sided sign-flip permutation test over people, exact for 13 people or fewer; p Holm: "
-    "adjusted over the landmarks of a block; the row all averages a person's landmarks and is one "
-    "test of its own. d_z: mean difference over its standard deviation."
+    "adjusted over all rows of this table; the row all averages a person's landmarks. 95 % CI: "
+    "Student's t over people. d_z: mean difference over its standard deviation, with 95 % CI."
 )
 _UNPAIRED_NOTE = (
-    "p: two-sided permutation of the group labels over people; p Holm: adjusted over the landmarks "
-    "of a block. g: Hedges' standardised difference."
+    "p: two-sided studentised permutation of the group labels over people (Janssen 1997); p Holm: "
+    "adjusted over all rows of this table. 95 % CI: Welch's t. g: Hedges' standardised "
+    "difference, with 95 % CI."
 )
 _STUDIES_NOTE = (
     "Mean difference of people's errors in mm over the landmarks that both studies have (above "
-    "zero: the first study errs more). Paired where both scored the same slices."
+    "zero: the first study errs more). Paired by scan and landmark where both have the scan."
+)
+
+
+_DIFFERENCES_NOTE = (
+    "p: two-sided permutation test over people; p Holm: adjusted over all rows of this table. "
+    "effect: d_z (paired) or Hedges' g, with 95 % CI."
 )
 
 
@@ -287,9 +287,21 @@ def groups_table(tests: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
 def _outcome(record: dict[Any, Any]) -> tuple[str, ...]:
     return (
         str(record["n"]), signed(record["difference_mm"]),
-        span(record["low_mm"], record["high_mm"]), signed(record["effect_size"]),
+        span(record["low_mm"], record["high_mm"]), _effect(record),
         p_text(record["p_value"]), p_text(record["p_holm"]),
     )  # fmt: skip
+
+
+def _left_out(tests: pd.DataFrame) -> list[str]:
+    count = int(tests["unpaired_points"].max()) if len(tests) else 0
+    return [f"Up to {count} points a row are in one study alone and left out."] if count else []
+
+
+def _effect(record: dict[Any, Any]) -> str:
+    """`+0.98 (0.60 to 1.40)`, or a dash."""
+    ends = span(record["effect_low"], record["effect_high"])
+    effect = signed(record["effect_size"])
+    return effect if ends == DASH else f"{effect} ({ends})"
 
 
 def studies_table(stacked: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
@@ -315,17 +327,29 @@ def differences_table(tests: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
     for r in tests.to_dict("records"):
         kind = "paired" if r["paired"] else "unpaired"
         name = f"{r['first']} - {r['second']}"
-        cells = _outcome({**r, "p_holm": float("nan")})[:-1]
+        cells = _outcome(r)
         rows.append((name, str(r["model"]), str(r["group"]), kind, *cells))
     return Table(
         name="differences",
         title="Study against study",
-        header=("Difference", "Model", "Group", "People", "n", "mm", "95 % CI", "effect", "p"),
+        header=(
+            "Difference",
+            "Model",
+            "Group",
+            "People",
+            "n",
+            "mm",
+            "95 % CI",
+            "effect",
+            "p",
+            "p Holm",
+        ),
         rows=tuple(rows),
         notes=(
             *notes,
             _STUDIES_NOTE,
-            "p: two-sided permutation test over people. effect: d_z (paired) or Hedges' g.",
+            _DIFFERENCES_NOTE,
+            *_left_out(tests),
         ),
         text_columns=4,
         breaks=breaks(row[:2] for row in rows),

@@ -266,7 +266,7 @@ class ReportConfig:
         allow_mixed: Pool runs of different cohorts, splits, landmarks or test scans all the same.
         output: Folder of the report; null takes `report` inside `runs`, or a folder named after
             the studies beside the first of them.
-        resamples: Bootstrap draws of people for the intervals.
+        resamples: Without effect, since intervals have a closed form; kept for old command lines.
         permutations: Random permutations per test.
         seed: Seed of both.
     """
@@ -289,8 +289,8 @@ class ReportConfig:
             raise ConfigError("report: give either runs=DIR or compare=DIR,DIR")
         if self.compare and len(self.compare) < 2:
             raise ConfigError("report: compare needs two folders or more, compare=DIR,DIR")
-        if min(self.resamples, self.permutations) < 100:
-            raise ConfigError("report: resamples and permutations are at least 100")
+        if self.permutations < 100:
+            raise ConfigError("report: permutations are at least 100")
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,7 @@ def write_comparison(studies: Sequence[Study], config: ReportConfig) -> str:
     folder = Path(config.output) if config.output else default
     notes = [SIMULATED_NOTE] if any(study.simulated for study in studies) else []
     notes += cohort_differences(studies)
-    stacked = stacked_summaries(studies, resamples=config.resamples, seed=config.seed)
+    stacked = stacked_summaries(studies)
     tests = study_differences(studies, permutations=config.permutations, seed=config.seed)
     shown = [
         comparisons.studies_table(stacked, notes),
@@ -384,14 +384,12 @@ def compute_results(study: Study, config: ReportConfig) -> Results:
     """Every number of the report; see `ReportConfig` for draws and seed."""
     frame, names, seed = study.frame, study.landmarks, config.seed
     return Results(
-        table1=table_1(frame, resamples=config.resamples, seed=seed),
-        landmarks=by_landmark(frame, names, resamples=config.resamples, seed=seed),
+        table1=table_1(frame),
+        landmarks=by_landmark(frame, names),
         models=compare_models(frame, names, permutations=config.permutations, seed=seed),
         groups=compare_groups(frame, names, permutations=config.permutations, seed=seed),
-        seeds=by_seed(frame, resamples=config.resamples, seed=seed),
-        adaptation=adaptation(
-            study, resamples=config.resamples, permutations=config.permutations, seed=seed
-        ),
+        seeds=by_seed(frame),
+        adaptation=adaptation(study, permutations=config.permutations, seed=seed),
     )
 
 

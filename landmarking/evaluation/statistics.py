@@ -1,18 +1,18 @@
 """Predictions to numbers: intervals, tests and effect sizes by person, and their tables.
 
-Landmarks of one head are not independent, and neither are two scans of one person: all resampling
-and all permuting moves whole people. Everything is seeded and vectorised.
+Landmarks of one head are not independent, and neither are two scans of one person: spread is that
+between people, and all permuting moves whole people. Everything is seeded and vectorised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, mean_sd, sdr_counts
 from landmarking.geometry import Array
@@ -21,51 +21,40 @@ _EXACT_BELOW = 2**14
 _CHUNK = 2_000
 
 
-def bootstrap_intervals(
-    rows: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> dict[str, float]:
-    """Percentile intervals of the mean error and of each SDR, from a bootstrap over people.
+def intervals(rows: pd.DataFrame, *, level: float = 0.95) -> dict[str, float]:
+    """Intervals of the mean error and of each SDR, from the spread between people.
 
-    People are drawn with replacement within their group, each with all their landmarks, scans and
-    seeds, so the groups keep their sizes in a pooled row (Efron and Tibshirani 1993, chapter 13).
+    Each person counts with all landmarks, scans and seeds at once, within the person's group. The
+    mean is taken as a ratio of sums (Cochran 1977, chapter 6), on a logarithmic scale, with
+    Student's t; a rate by Wilson's score interval (1927) with the number of points that the spread
+    between people is worth (Korn and Graubard 1998). docs/statistics.md has their coverage.
 
     Args:
-        rows: Predictions of one model.
-        resamples: Number of draws.
-        seed: Seed of the draws.
+        rows: Predictions of one model, or a table of `error_mm`, `participant_id` and `group`.
         level: Coverage, 0 to 1.
 
     Returns:
-        `mean_mm_low`, `mean_mm_high`, and the same for `sdr_<radius>mm_percent`; NaN where fewer
-        than two people were scored.
+        `mean_mm_low`, `mean_mm_high`, and the same for `sdr_<radius>mm_percent`; NaN where a group
+        has fewer than two people who were scored.
     """
     known = rows[rows["error_mm"].notna()]
     names = ["mean_mm", *(f"sdr_{radius:g}mm_percent" for radius in SDR_THRESHOLDS_MM)]
-    if known["participant_id"].nunique() < 2:
-        return {f"{name}_{end}": float("nan") for name in names for end in ("low", "high")}
     people = [_person_sums(part) for _, part in known.groupby("group", sort=True)]
-    draws = _draws(tuple(map(len, people)), resamples, seed)
-    sums = np.add.reduce([counts @ each for counts, each in zip(draws, people, strict=True)])
-    values = sums[:, 1:] / sums[:, :1] * np.array([1.0, *[100.0] * len(SDR_THRESHOLDS_MM)])
-    tail = 50.0 * (1.0 - level)
-    low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
+    if not people or min(map(len, people)) < 2:
+        return {f"{name}_{end}": float("nan") for name in names for end in ("low", "high")}
+    total = np.add.reduce([each.sum(axis=0) for each in people])
+    ratios = total[1:] / total[0]
+    variances = np.add.reduce([_ratio_variance(each, ratios, total[0]) for each in people])
+    freedom = sum(len(each) - 1 for each in people)
+    ends = [_mean_ends(ratios[0], variances[0], freedom, level)]
+    ends += [
+        _rate_ends(rate, variance, total[0], freedom, level)
+        for rate, variance in zip(ratios[1:], variances[1:], strict=True)
+    ]
     result: dict[str, float] = {}
-    for column, name in enumerate(names):
-        result |= {f"{name}_low": float(low[column]), f"{name}_high": float(high[column])}
+    for name, (low, high) in zip(names, ends, strict=True):
+        result |= {f"{name}_low": low, f"{name}_high": high}
     return result
-
-
-@lru_cache(maxsize=8)
-def _draws(sizes: tuple[int, ...], resamples: int, seed: int) -> tuple[Array, ...]:
-    """How often each person is drawn, shape (resamples, people) for each group.
-
-    Kept, since every cell of a table draws the same.
-    """
-    rng = np.random.default_rng(seed)
-    return tuple(
-        rng.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
-        for size in sizes
-    )
 
 
 def _person_sums(rows: pd.DataFrame) -> Array:
@@ -80,15 +69,44 @@ def _person_sums(rows: pd.DataFrame) -> Array:
     return np.stack([np.bincount(person, weights=value) for value in values], axis=1)
 
 
+def _ratio_variance(sums: Array, ratios: Array, points: float) -> Array:
+    """A group's part of the variance of ratios of sums over people, shape (1 + radii,)."""
+    apart = (sums[:, 1:] - ratios * sums[:, :1]) / points
+    count = len(sums)
+    return np.asarray(count * apart.var(axis=0, ddof=1))
+
+
+def _mean_ends(mean: float, variance: float, freedom: int, level: float) -> tuple[float, float]:
+    if not mean > 0.0:
+        return float(mean), float(mean)
+    reach = float(stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance) / mean)
+    return float(mean * np.exp(-reach)), float(mean * np.exp(reach))
+
+
+def _rate_ends(
+    rate: float, variance: float, points: float, freedom: int, level: float
+) -> tuple[float, float]:
+    """In percent."""
+    z, t = stats.norm.ppf(0.5 + level / 2), stats.t.ppf(0.5 + level / 2, freedom)
+    worth = rate * (1.0 - rate) / variance if variance > 0.0 else points
+    # As many points as there are at most, and as few as there are people at least.
+    worth = float(np.clip(worth, min(freedom + 1, points), points) * (z / t) ** 2)
+    centre = (rate + z * z / (2 * worth)) / (1 + z * z / worth)
+    reach = z * np.sqrt(rate * (1 - rate) / worth + (z / (2 * worth)) ** 2) / (1 + z * z / worth)
+    return 100.0 * max(0.0, float(centre - reach)), 100.0 * min(1.0, float(centre + reach))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Outcome of one permutation test.
 
     Attributes:
         difference_mm: Mean difference, first minus second.
-        low_mm: Lower end of its 95 % bootstrap interval over people.
+        low_mm: Lower end of its 95 % interval (Student's t, or Welch's for two samples).
         high_mm: Upper end.
         effect_size: Cohen's d_z of paired differences, or Hedges' g of two samples.
+        effect_low: Lower end of its 95 % interval.
+        effect_high: Upper end.
         p_value: Two-sided.
         n: People in the test (paired), or in both samples together.
     """
@@ -97,6 +115,8 @@ class Outcome:
     low_mm: float
     high_mm: float
     effect_size: float
+    effect_low: float
+    effect_high: float
     p_value: float
     n: int
 
@@ -110,7 +130,7 @@ def paired_test(
         first: Mean error of each person in mm, shape (n,); NaN where not scored.
         second: Same people under the other model.
         permutations: Random sign vectors where 2**n is too many.
-        seed: Seed of signs and bootstrap.
+        seed: Seed of the signs.
 
     Returns:
         The test; all NaN with fewer than two people.
@@ -119,14 +139,12 @@ def paired_test(
     d = d[~np.isnan(d)]
     if d.size < 2:
         return _no_test(d.size)
-    rng = np.random.default_rng(seed)
-    observed = float(d.mean())
-    p_value = _sign_flip_p(d, permutations, rng)
-    spread = float(d.std(ddof=1))
+    observed, spread = float(d.mean()), float(d.std(ddof=1))
+    p_value = _sign_flip_p(d, permutations, np.random.default_rng(seed))
     effect = observed / spread if spread > 0 else float("nan")
-    means = d[rng.integers(0, d.size, (permutations, d.size))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Outcome(observed, float(low), float(high), effect, p_value, d.size)
+    reach = float(stats.t.ppf(0.975, d.size - 1)) * spread / np.sqrt(d.size)
+    ends = _effect_ends(effect, np.sqrt(d.size), d.size - 1)
+    return Outcome(observed, observed - reach, observed + reach, effect, *ends, p_value, d.size)
 
 
 def _sign_flip_p(d: Array, permutations: int, rng: np.random.Generator) -> float:
@@ -141,7 +159,9 @@ def _sign_flip_p(d: Array, permutations: int, rng: np.random.Generator) -> float
                 for start in range(0, permutations, _CHUNK)
             ]
         )
-    extreme = _at_least(sums, float(d.sum()), float(np.abs(d).sum()))
+    # Equal sums may differ in the last bits, depending on the order of addition.
+    limit = abs(float(d.sum())) - 1e-12 * float(np.abs(d).sum())
+    extreme = int((np.abs(sums) >= limit).sum())
     # The observed labelling is one of the random ones too, or p could be zero.
     return extreme / sums.size if exact else (1 + extreme) / (1 + sums.size)
 
@@ -149,13 +169,16 @@ def _sign_flip_p(d: Array, permutations: int, rng: np.random.Generator) -> float
 def unpaired_test(
     first: ArrayLike, second: ArrayLike, *, permutations: int = 10_000, seed: int = 0
 ) -> Outcome:
-    """Permutation test of two groups of people: labels are shuffled, sizes kept.
+    """Studentised permutation test of two groups of people: labels are shuffled, sizes kept.
+
+    What is permuted is Welch's t, so that groups of unequal spread and size do not make the test
+    reject too often (Janssen 1997).
 
     Args:
         first: Mean error of each person of one group in mm, shape (n,); NaN where not scored.
         second: Mean errors of the other group, shape (m,).
         permutations: Random relabellings.
-        seed: Seed of relabellings and bootstrap.
+        seed: Seed of the relabellings.
 
     Returns:
         The test, first minus second; all NaN where a group has fewer than two people.
@@ -165,30 +188,44 @@ def unpaired_test(
     if min(a.size, b.size) < 2:
         return _no_test(a.size + b.size)
     rng = np.random.default_rng(seed)
-    observed = float(a.mean() - b.mean())
     pooled = np.concatenate([a, b])
     shuffled = rng.permuted(np.broadcast_to(pooled, (permutations, pooled.size)), axis=1)
-    differences = shuffled[:, : a.size].mean(axis=1) - shuffled[:, a.size :].mean(axis=1)
-    extreme = _at_least(differences, observed, float(np.abs(pooled).sum()))
-    low, high = np.percentile(
-        _resampled_mean(a, permutations, rng) - _resampled_mean(b, permutations, rng), [2.5, 97.5]
+    observed, error = _welch(a[None], b[None])
+    differences, errors = _welch(shuffled[:, : a.size], shuffled[:, a.size :])
+    # A relabelling without spread within both groups is as extreme as can be, or no difference.
+    tiny = 1e-12 * float(np.abs(pooled).max())
+    t = np.abs(differences) / np.maximum(errors, tiny or 1.0)
+    limit = float(np.abs(observed[0]) / max(error[0], tiny or 1.0))
+    p_value = (1 + int((t >= limit * (1 - 1e-9)).sum())) / (1 + permutations)
+    parts = [float(values.var(ddof=1)) / values.size for values in (a, b)]
+    squares = parts[0] ** 2 / (a.size - 1) + parts[1] ** 2 / (b.size - 1)
+    freedom = sum(parts) ** 2 / squares if squares > 0 else float(pooled.size - 2)
+    reach = float(stats.t.ppf(0.975, freedom) * error[0])
+    difference, effect = float(observed[0]), hedges_g(a, b)
+    ends = _effect_ends(effect, np.sqrt(a.size * b.size / pooled.size), pooled.size - 2)
+    return Outcome(
+        difference, difference - reach, difference + reach, effect, *ends, p_value, pooled.size
     )
-    p_value = (1 + extreme) / (1 + permutations)
-    return Outcome(observed, float(low), float(high), hedges_g(a, b), p_value, pooled.size)
 
 
-def _resampled_mean(values: Array, resamples: int, rng: np.random.Generator) -> Array:
-    return np.asarray(values[rng.integers(0, values.size, (resamples, values.size))].mean(axis=1))
+def _welch(first: Array, second: Array) -> tuple[Array, Array]:
+    """Difference of means and its standard error, row by row."""
+    parts = [each.var(axis=1, ddof=1) / each.shape[1] for each in (first, second)]
+    return first.mean(axis=1) - second.mean(axis=1), np.sqrt(parts[0] + parts[1])
 
 
-def _at_least(permuted: Array, observed: float, scale: float) -> int:
-    # Equal sums may differ in the last bits, depending on the order of addition.
-    return int((np.abs(permuted) >= abs(observed) - 1e-12 * scale).sum())
+def _effect_ends(effect: float, scale: float, freedom: int) -> tuple[float, float]:
+    """95 % interval of a standardised difference, by its large-sample error (Hedges 1981)."""
+    if np.isnan(effect):
+        return float("nan"), float("nan")
+    error = np.sqrt(1.0 / scale**2 + effect**2 / (2.0 * max(freedom, 1)))
+    reach = float(stats.t.ppf(0.975, max(freedom, 1)) * error)
+    return effect - reach, effect + reach
 
 
 def _no_test(n: int) -> Outcome:
     nan = float("nan")
-    return Outcome(nan, nan, nan, nan, nan, n)
+    return Outcome(nan, nan, nan, nan, nan, nan, nan, n)
 
 
 def hedges_g(first: Array, second: Array) -> float:
@@ -262,21 +299,17 @@ def with_no_skill(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame, base], ignore_index=True)
 
 
-def summarise(
-    rows: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0
-) -> dict[str, float | int]:
+def summarise(rows: pd.DataFrame, *, level: float = 0.95) -> dict[str, float | int]:
     """All figures of one cell of a table.
 
     Args:
         rows: Predictions of one model, for one group or several.
-        resamples: Bootstrap draws of people for the 95 % intervals; 0 leaves them out.
-        seed: Seed of the draws.
+        level: Coverage of the intervals.
 
     Returns:
         people (with a landmark scored), landmarks, seeds, n (landmarks scored), missing,
         mean_mm, sd_mm, median_mm, seed_sd_mm (spread of the seeds' means), hits and sdr by
-        radius, and where asked for the intervals `<name>_low` and `<name>_high` of mean_mm and of
-        each sdr.
+        radius, and the intervals `<name>_low` and `<name>_high` of mean_mm and of each sdr.
     """
     errors = rows["error_mm"].to_numpy()
     hits, scored = sdr_counts(errors)
@@ -296,18 +329,14 @@ def summarise(
     for radius, count in zip(SDR_THRESHOLDS_MM, hits, strict=True):
         cell[f"hits_{radius:g}mm"] = int(count)
         cell[f"sdr_{radius:g}mm_percent"] = 100.0 * count / scored if scored else float("nan")
-    if resamples:
-        cell |= bootstrap_intervals(rows, resamples=resamples, seed=seed)
-    return cell
+    return cell | intervals(rows, level=level)
 
 
-def table_1(frame: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def table_1(frame: pd.DataFrame) -> pd.DataFrame:
     """Table 1: model by group, each model's pooled row, and no skill at the end.
 
     Args:
         frame: Rows of a study.
-        resamples: Bootstrap draws for the intervals; 0 leaves them out.
-        seed: Seed of the draws.
 
     Returns:
         One row per model and group with the columns of `summarise`, unrounded.
@@ -319,39 +348,33 @@ def table_1(frame: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> p
         groups = group_order(of_model["group"])
         for group in [*groups, ALL] if len(groups) > 1 else groups:
             part = of_model if group == ALL else of_model[of_model["group"] == group]
-            cell = summarise(part, resamples=resamples, seed=seed)
+            cell = summarise(part)
             rows.append({"model": model, "group": group, **cell})
     return pd.DataFrame(rows)
 
 
-def by_landmark(
-    frame: pd.DataFrame, landmarks: Sequence[str], *, resamples: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
+def by_landmark(frame: pd.DataFrame, landmarks: Sequence[str]) -> pd.DataFrame:
     """The same figures for each landmark: landmark by model by group, no skill included.
 
     Args:
         frame: Rows of a study.
         landmarks: Names in the order wanted.
-        resamples: Bootstrap draws for the intervals; 0 leaves them out.
-        seed: Seed of the draws.
     """
     parts = []
     for name in landmarks:
         part = frame[frame["landmark"] == name]
         if len(part):
-            table = table_1(part, resamples=resamples, seed=seed)
+            table = table_1(part)
             table.insert(0, "landmark", name)
             parts.append(table)
     return pd.concat(parts, ignore_index=True)
 
 
-def by_seed(frame: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def by_seed(frame: pd.DataFrame) -> pd.DataFrame:
     """Table 1's figures for each seed on its own; empty where every model has one seed only.
 
     Args:
         frame: Rows of a study.
-        resamples: Bootstrap draws for the intervals; 0 leaves them out.
-        seed: Seed of the draws.
 
     Returns:
         Rows by model, group and seed, with the columns of `summarise`.
@@ -364,6 +387,6 @@ def by_seed(frame: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> p
         for group in [*groups, ALL] if len(groups) > 1 else groups:
             part = of_model if group == ALL else of_model[of_model["group"] == group]
             for number, rows_of_seed in part.groupby("seed", sort=True):
-                cell = summarise(rows_of_seed, resamples=resamples, seed=seed)
+                cell = summarise(rows_of_seed)
                 rows.append({"model": model, "group": group, "seed": number, **cell})
     return pd.DataFrame(rows)

@@ -205,6 +205,9 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
         )
     runs = tuple(read_run(path) for path in paths)
     frame = pd.concat([run.predictions for run in runs], ignore_index=True)
+    if frame["cohort"].nunique() > 1:
+        # The sub-01 of two cohorts are two people.
+        frame["participant_id"] = frame["cohort"] + "/" + frame["participant_id"]
     folds = [run.name for run in runs if run.adapt]
     _refuse_doubles(frame, folder, folds)
     differences = mixing_differences(frame, folds=folds)

@@ -290,7 +290,10 @@ def truncated_percent(hits: int, n: int) -> str:
 THIS_STUDY = "this study"
 
 RATES = tuple(f"{radius:g} mm (%)" for radius in SDR_THRESHOLDS_MM)
-INTERVAL_NOTE = "95 % CI: of the mean, from a bootstrap over people."
+INTERVAL_NOTE = (
+    "95 % CI: of the mean, from the spread between people (log scale, Student's t); none where a "
+    "group has fewer than two."
+)
 NO_SKILL_NOTE = f"{NO_SKILL}: every landmark at its mean training position."
 
 

@@ -128,9 +128,7 @@ def study_of_many(make_module_study):
 
 @pytest.fixture(scope="module")
 def results(study_of_many):
-    return compute_results(
-        study_of_many, ReportConfig(runs="unused", resamples=100, permutations=100)
-    )
+    return compute_results(study_of_many, ReportConfig(runs="unused", permutations=100))
 
 
 def test_models_come_by_their_mean_error(study_of_many):
@@ -140,7 +138,7 @@ def test_models_come_by_their_mean_error(study_of_many):
 
 
 def test_the_mean_errors_are_those_of_table_1(study_of_many):
-    table = table_1(study_of_many.frame, resamples=100)
+    table = table_1(study_of_many.frame)
     with house_style():
         axes = model_errors(table).figure.axes[0]
     labels = [text.get_text() for text in axes.get_yticklabels()]

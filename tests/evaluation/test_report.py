@@ -184,7 +184,6 @@ def test_unusual_studies_have_all_tables_and_figures(make_study, knobs, missing_
         {},
         {"runs": "a", "compare": ["a", "b"]},
         {"compare": ["a"]},
-        {"runs": "a", "resamples": 5},
         {"runs": "a", "permutations": 0},
     ],
 )
