@@ -60,6 +60,7 @@ from landmarking.evaluation.statistics import (
 from landmarking.evaluation.study import Run, Study, load_study
 from landmarking.evaluation.tables import (
     DASH,
+    SIMULATED_NOTE,
     Table,
     latex_document,
     to_console,
@@ -252,8 +253,6 @@ def configurations(runs: Iterable[Run]) -> list[tuple[str, str]]:
 
 _SHOWN = 3
 """Models drawn on slices where a study has many."""
-
-SIMULATED_NOTE = "Made from simulated phantom heads, not from people: no clinical result."
 
 
 @dataclass

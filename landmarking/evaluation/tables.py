@@ -11,9 +11,12 @@ from typing import Any
 import pandas as pd
 
 from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, percent_half_up
-from landmarking.evaluation.statistics import ALL, NO_SKILL, group_order, model_order
+from landmarking.evaluation.statistics import NO_SKILL, group_order, model_order
 
 DASH = "-"
+
+SIMULATED_NOTE = "Made from simulated phantom heads, not from people: no clinical result."
+"""First note of a table that has simulated people in it; the caption says so too."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Table:
     notes: tuple[str, ...] = ()
     text_columns: int = 2
     breaks: tuple[int, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """The title, with `simulated` where people in the table are."""
+        return f"{self.title} (simulated)" if SIMULATED_NOTE in self.notes else self.title
 
 
 def fixed(value: float, decimals: int = 2) -> str:
@@ -90,7 +98,7 @@ def to_markdown(table: Table) -> str:
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
     body = [line(row) for row in escaped]
     notes = [f"- {note}" for note in table.notes]
-    parts = [f"**{table.title}**", "", line(table.header), line(rule), *body, "", *notes]
+    parts = [f"**{table.caption}**", "", line(table.header), line(rule), *body, "", *notes]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -98,7 +106,7 @@ def to_console(table: Table) -> str:
     """Plain text with aligned columns, a line between blocks, and the notes."""
     widths = _widths(table)
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [table.title, "=" * len(table.title)]
+    lines = [table.caption, "=" * len(table.caption)]
     lines += ["  ".join(_aligned(table.header, widths, table.text_columns)), rule]
     for number, row in enumerate(table.rows):
         if number in table.breaks:
@@ -111,7 +119,7 @@ def to_latex(table: Table) -> str:
     r"""A `table` environment with booktabs rules; needs `\usepackage{booktabs,graphicx}`."""
     columns = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
     lines = [
-        r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(table.title)}}}",
+        r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(table.caption)}}}",
         rf"\label{{tab:{table.name}}}", r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
         " & ".join(tex(cell) for cell in table.header) + r" \\", r"\midrule",
@@ -260,20 +268,17 @@ FLOOR_NOTE = (
     "AFIDs-HCP and AFIDs-OASIS."
 )
 
+OTHERS_NOTE = (
+    f"{PAPER}: printed figures of Male et al. 2023, of other people and other scans; they say "
+    "nothing about a difference from this study."
+)
+
 TRUNCATION_NOTE = (
     "SDR cells of this study are hits of n, rounded half up from the exact ratio; a radius is "
     "inclusive. The paper's cells stand as printed: they are hits of n truncated to two decimals "
     "(46 of 432 is printed 10.64 and rounds to 10.65). One of them fits no count: ML, HS, 3 mm is "
     "printed 62.22, and 433 of 696 is 62.21 either way."
 )
-
-
-def published(model: str, group: str) -> PublishedRow | None:
-    """The paper's row for a model and group, or None where it has none."""
-    for row in TABLE_1:
-        if (row.model, row.group) == (model, group):
-            return row
-    return None
 
 
 def truncated_percent(hits: int, n: int) -> str:
@@ -298,22 +303,27 @@ NO_SKILL_NOTE = f"{NO_SKILL}: every landmark at its mean training position."
 
 
 def paper_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
-    """Table 1 with the paper's rows under ours, no skill, and two raters.
+    """Table 1: ours and no skill, and in blocks of their own the paper's rows and two raters.
 
     Args:
         summary: Result of `statistics.table_1`.
         notes: Sentences that go first under the table, such as what was simulated.
     """
-    rows: list[tuple[str, ...]] = []
-    # The paper's pooled row stands beside ours only where ours pools the same two groups.
-    pools_alike = set(summary["group"]) == {"DS", "HS", ALL}
-    for record in summary.to_dict("records"):
-        model, group = str(record["model"]), str(record["group"])
-        rows.append((model, group, THIS_STUDY, *measured(record)))
-        row = published(model, group)
-        if row is not None and (group != ALL or pools_alike):
-            rows.append((model, group, PAPER, *_printed(row)))
-    rows += [(row.source, row.group, "AFIDs", *_printed(row)) for row in FLOOR]
+    rows = [
+        (str(record["model"]), str(record["group"]), THIS_STUDY, *measured(record))
+        for record in summary.to_dict("records")
+    ]
+    starts = breaks(row[0] for row in rows)
+    # Published figures stand apart: they are of other people and other scans.
+    printed = [
+        (row.model, row.group, PAPER, *_printed(row))
+        for row in TABLE_1
+        if row.model in set(summary["model"])
+    ]
+    raters = [(row.source, row.group, "AFIDs", *_printed(row)) for row in FLOOR]
+    for block in (printed, raters):
+        starts += (len(rows),) if block else ()
+        rows += block
     return Table(
         name="table1",
         title="Landmarking error, and detection rate (SDR) within 1 to 5 mm",
@@ -321,7 +331,7 @@ def paper_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
         rows=tuple(rows),
         notes=(*notes, *_table_1_notes(summary)),
         text_columns=3,
-        breaks=breaks(row[0] for row in rows),
+        breaks=starts,
     )
 
 
@@ -331,6 +341,7 @@ def _table_1_notes(summary: pd.DataFrame) -> list[str]:
         "scan's own mm; n is people times landmarks scored"
         + (", times seeds." if (summary["seeds"] > 1).any() else "."),
         INTERVAL_NOTE,
+        OTHERS_NOTE,
         TRUNCATION_NOTE,
         NO_SKILL_NOTE,
         f"{FLOOR[0].source}: {FLOOR_NOTE}",

@@ -1,3 +1,4 @@
+import itertools
 import re
 import shutil
 import subprocess
@@ -5,14 +6,17 @@ import subprocess
 import pytest
 
 from landmarking.evaluation.metrics import percent_half_up
+from landmarking.evaluation.statistics import table_1
+from landmarking.evaluation.study import load_study
 from landmarking.evaluation.tables import (
     ODD_CELL,
+    SIMULATED_NOTE,
     TABLE_1,
     Table,
     latex_document,
     p_text,
+    paper_table,
     plus_minus,
-    published,
     signed,
     span,
     tex,
@@ -44,15 +48,11 @@ def test_printed_rates_are_truncated_counts_but_for_one_cell(row):
 
 def test_pooled_rows_are_the_sums_and_weighted_means_of_their_groups():
     for model in ("ML", "SL"):
-        ds, hs, pooled = (published(model, group) for group in ("DS", "HS", "all"))
+        ds, hs, pooled = (row for row in TABLE_1 if row.model == model)
         assert pooled.n == ds.n + hs.n == 8 * pooled.people
         assert pooled.hits == tuple(a + b for a, b in zip(ds.hits, hs.hits, strict=True))
         mean = (ds.n * ds.mean_mm + hs.n * hs.mean_mm) / pooled.n
         assert mean == pytest.approx(pooled.mean_mm, abs=0.01)
-
-
-def test_a_model_that_the_paper_does_not_have_has_no_row():
-    assert published("heatmap", "HS") is None
 
 
 # One table in three notations.
@@ -144,3 +144,24 @@ def test_numbers_as_text():
         "< 0.001", "0.012", "1.000", "-",
     )  # fmt: skip
     assert (signed(0.314), signed(-0.2), signed(NAN)) == ("+0.31", "-0.20", "-")
+
+
+def test_published_rows_stand_apart_and_simulated_tables_say_so(make_study):
+    frame = load_study(make_study(slices=False).write()).frame
+    table = paper_table(table_1(frame), [SIMULATED_NOTE])
+
+    sources = [row[2] for row in table.rows]
+    runs = [source for source, _ in itertools.groupby(sources)]
+    assert runs == ["this study", "the paper", "AFIDs"]
+    assert {sources.index("the paper"), sources.index("AFIDs")} < set(table.breaks)
+    assert any("other people and other scans" in note for note in table.notes)
+    for text in (to_markdown(table), to_console(table), to_latex(table)):
+        assert "within 1 to 5 mm (simulated)" in text
+    assert "(simulated)" not in to_markdown(paper_table(table_1(frame)))
+
+
+def test_a_model_that_the_paper_does_not_have_gets_none_of_its_rows(make_study):
+    frame = load_study(make_study(slices=False).write()).frame
+    only = frame[frame["model"] == "ML"].assign(model="heatmap", run="heatmap-seed0")
+    table = paper_table(table_1(only))
+    assert "the paper" not in {row[2] for row in table.rows}
