@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from landmarking.data.augment import AugmentConfig
 from landmarking.data.batches import normalise_batch
 from landmarking.data.datamodule import DataConfig, LandmarkDataModule
 from landmarking.errors import CohortError, ConfigError, LandmarkError
@@ -90,3 +91,19 @@ def test_refuses(make_cohort):
         normalise_batch(torch.zeros(1, 1, 2, 2), "minmax")
     with pytest.raises(ConfigError, match=r"data\.batch_size"):
         DataConfig(batch_size=0)
+
+
+def test_only_training_is_augmented(make_cohort):
+    """Held-out people are seen as they are, whatever the augmentation, at every epoch."""
+    plain = module(make_cohort())
+    changed = module(make_cohort(), augment=AugmentConfig(kind="random", turn_deg=20.0, shift_px=8.0))
+    names = ("val_dataloader", "predict_dataloader")
+    for name in names:
+        for before, after in zip(getattr(plain, name)(), getattr(changed, name)(), strict=True):
+            torch.testing.assert_close(after.images, before.images, rtol=0, atol=0)
+            torch.testing.assert_close(after.points_px, before.points_px, equal_nan=True)
+    for group, loader in changed.test_dataloader().items():
+        for before, after in zip(plain.test_dataloader()[group], loader, strict=True):
+            torch.testing.assert_close(after.images, before.images, rtol=0, atol=0)
+    first, second = (next(iter(data.train_dataloader())).images for data in (plain, changed))
+    assert not torch.equal(first, second)

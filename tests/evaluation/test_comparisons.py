@@ -61,6 +61,17 @@ def test_models_are_paired_by_person_and_landmark(frame):
     assert block.loc["all", "p_value"] < 0.001 < 0.01 > block.loc["all", "p_holm"]
 
 
+def test_models_are_compared_on_the_landmarks_that_both_scored(frame):
+    """ML alone has GENU, and is bad at it: that says nothing about the difference."""
+    kept = frame[(frame["model"] == "ML") | (frame["landmark"] != "GENU")].copy()
+    kept["error_mm"] = np.where(kept["landmark"] == "GENU", 50.0, 1.0)
+    tests = compare_models(kept, NAMES, permutations=200)
+
+    pooled = tests.query("landmark == 'all'")
+    np.testing.assert_allclose(pooled["difference_mm"], 0.0)
+    assert tests.query("landmark == 'GENU'")["difference_mm"].isna().all()
+
+
 def test_groups_are_independent_samples(frame):
     tests = compare_groups(frame, NAMES, permutations=2000)
 

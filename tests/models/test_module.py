@@ -1,13 +1,15 @@
-"""The learning rate at every epoch, against the paper's words."""
+"""The learning rate at every epoch, against the paper's words; what a step counts."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
 import pytest
+import torch
 
+from landmarking.data.batches import Batch
 from landmarking.errors import ConfigError
-from landmarking.models.module import Schedule, decay_count, learning_rate
+from landmarking.models.module import LandmarkModule, Schedule, decay_count, learning_rate
 
 PAPER = Schedule()
 
@@ -90,3 +92,54 @@ def test_short_runs_stay_within_the_rates(epochs, kind):
 def test_refuses(values, word):
     with pytest.raises(ConfigError, match=word):
         Schedule(**values)
+
+
+class Penalised(torch.nn.Module):
+    """Answers the same point for every slice, and asks for a small weight."""
+
+    penalised = True
+
+    def __init__(self, *, image_size, mean_px):
+        super().__init__()
+        self.point = torch.nn.Parameter(torch.tensor(mean_px))
+        self.odd = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, images, with_penalty=False):
+        points = self.point.expand(len(images), -1, -1)
+        return (points, self.odd.square()) if with_penalty else points
+
+
+def two_landmarks(network):
+    return LandmarkModule(
+        network=network(image_size=[8, 8], mean_px=[[4.0, 4.0], [2.0, 2.0]]),
+        landmarks=["AC", "PC"],
+        image_size=[8, 8],
+        mean_px=[[4.0, 4.0], [2.0, 2.0]],
+    )
+
+
+def batch_of(offset_px, weight=1.0):
+    points = torch.tensor([[4.0 + offset_px, 4.0], [2.0 + offset_px, 2.0]]).expand(3, -1, -1)
+    return Batch(torch.zeros(3, 1, 8, 8), points, weight, torch.eye(2).expand(3, -1, -1))
+
+
+def test_what_a_network_adds_to_the_loss_counts_in_the_gradient_and_not_in_the_record():
+    module = two_landmarks(Penalised)
+    total = module.training_step(batch_of(1.0), 0)
+    assert float(total.detach()) == pytest.approx(1.0 + 9.0)
+    total.backward()
+    assert float(module.network.odd.grad) == pytest.approx(6.0)
+    assert float(module.train_loss.compute()) == pytest.approx(1.0)
+
+
+def test_a_batch_that_keeps_processes_in_step_counts_nowhere():
+    """Its weight is zero: the last slices of an epoch have been shared out already."""
+    module = two_landmarks(Penalised)
+    module.validation_step(batch_of(1.0), 0)
+    module.validation_step(batch_of(7.0, weight=0.0), 1)
+    assert float(module.validation_loss.compute()) == pytest.approx(1.0)
+    found = module.validation_errors.compute()
+    assert float(found["error_mm"]) == pytest.approx(1.0)
+    assert float(found["sdr_5mm"]) == pytest.approx(100.0)
+    scaled = module.training_step(batch_of(1.0, weight=0.5), 2)
+    assert float(scaled.detach()) == pytest.approx(0.5 + 9.0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from landmarking.config import settings
+from landmarking.evaluation.predictions import read_predictions
 from landmarking.training.callbacks import (
     PREDICTED_COLOUR,
     TRUE_COLOUR,
@@ -43,6 +45,12 @@ def test_names_are_those_that_a_lightning_user_looks_for(
     assert [event.step for event in events.Scalars("train/loss")] == [1, 3, 5]
     assert len(events.Scalars("test/HS/error_mm")) == 1, "the test groups are looked at once"
     assert events.Scalars("test/HS/error_mm")[0].step == 3 * steps_in_an_epoch
+    rows = read_predictions(result.folder / "predictions.csv")
+    means = rows.groupby("group")["error_mm"].mean()
+    assert abs(means["HS"] - means["DS"]) > 1e-3
+    for group in ("HS", "DS"):
+        for name in (f"test/{group}/error_mm", f"final/test/{group}/error_mm"):
+            assert events.Scalars(name)[-1].value == pytest.approx(means[group], rel=1e-4), name
 
 
 def test_the_test_groups_are_watched_only_when_asked_for_and_that_is_said(
