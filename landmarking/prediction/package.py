@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.config import settings
+from landmarking.config import current_path, settings
 from landmarking.errors import ConfigError, LandmarkError
 from landmarking.files import DAMAGED_ARCHIVE, atomic_path, not_written, parse_json
 from landmarking.geometry import Array
@@ -127,6 +128,43 @@ def _refuse_functions(path: Path, network: Mapping[str, Any]) -> None:
         )
 
 
+KNOWN = ("landmarking.models.", "monai.networks.nets.", "torch.nn.")
+"""Where classes that a packed model names may come from without more ado."""
+
+
+def _refuse_strangers(path: Path, values: Any) -> None:
+    """A package comes from anybody: reading it imports no module that it names.
+
+    Classes of the project and of known libraries are made; one of somebody else where its module
+    has been imported already, by those who trust it, and it is a torch module.
+
+    Raises:
+        ConfigError: If another one is named.
+    """
+    if isinstance(values, Mapping):
+        target = values.get("_target_")
+        if target is not None and not _is_known(current_path(str(target))):
+            raise ConfigError(
+                f"{path}: a packed model names classes of landmarking.models, MONAI or torch.nn, "
+                f"found {target}; if you trust it, import its module first (from Python), or use "
+                "the run's folder as the model"
+            )
+        values = list(values.values())
+    if isinstance(values, list):
+        for value in values:
+            _refuse_strangers(path, value)
+
+
+def _is_known(target: str) -> bool:
+    import torch
+
+    if target.startswith(KNOWN):
+        return True
+    module, _, name = target.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return isinstance(found, type) and issubclass(found, torch.nn.Module)
+
+
 def read_package(path: Path) -> LandmarkModel:
     """Read what `write_package` wrote.
 
@@ -207,6 +245,7 @@ def _members(
     import torch
 
     for number, values in enumerate(described):
+        _refuse_strangers(path, {key: part for key, part in values.items() if key != "facts"})
         prefix = f"members/{number}/"
         weights = {
             name.removeprefix(prefix).removesuffix(".npy"): torch.from_numpy(

@@ -96,7 +96,9 @@ def test_refuses(make_cohort):
 def test_only_training_is_augmented(make_cohort):
     """Held-out people are seen as they are, whatever the augmentation, at every epoch."""
     plain = module(make_cohort())
-    changed = module(make_cohort(), augment=AugmentConfig(kind="random", turn_deg=20.0, shift_px=8.0))
+    changed = module(
+        make_cohort(), augment=AugmentConfig(kind="random", turn_deg=20.0, shift_px=8.0)
+    )
     names = ("val_dataloader", "predict_dataloader")
     for name in names:
         for before, after in zip(getattr(plain, name)(), getattr(changed, name)(), strict=True):

@@ -1,7 +1,9 @@
 """A model in one file: the same positions, the same bytes, and no trust in strangers."""
 
+import importlib
 import io
 import json
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -149,9 +151,35 @@ def test_a_network_made_by_a_function_is_neither_packed_nor_read(packed, model, 
     with pytest.raises(ConfigError, match=r"classes, and .*make_folder is not one; use the run"):
         write_package(tmp_path / "other.zip", replace(model, members=(member,)), {})
     rewrite(packed, change)
-    with pytest.raises(ConfigError, match=r"classes, and .*make_folder is not one; use the run"):
+    with pytest.raises(ConfigError, match=r"names classes of .*, found .*make_folder; if you"):
         read_package(packed)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("target", ["stranger.Network", "os.path", "subprocess.Popen", "torch.os"])
+def test_reading_a_package_imports_nothing_that_it_names(packed, tmp_path, monkeypatch, target):
+    (tmp_path / "stranger.py").write_text(
+        "from pathlib import Path\n"
+        f"Path({str(tmp_path / 'ran')!r}).mkdir()\n"
+        "from landmarking.models.heatmap import HeatmapNetwork as Network\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def change(name, content):
+        if name != "card.json":
+            return content
+        card = json.loads(content)
+        card["members"][0]["network"]["_target_"] = target
+        return json.dumps(card)
+
+    rewrite(packed, change)
+    with pytest.raises(ConfigError, match=f"found {target}; if you trust it, import its module"):
+        read_package(packed)
+    assert not (tmp_path / "ran").exists()
+    if target == "stranger.Network":
+        importlib.import_module("stranger")
+        assert read_package(packed).members
+        sys.modules.pop("stranger")
 
 
 def make_folder(path: str, mode: int) -> nn.Module:
