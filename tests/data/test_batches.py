@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from landmarking.data.batches import DeviceBatches, EpochOrder, normalise_batch
+from landmarking.data.batches import Batch, DeviceBatches, EpochOrder, normalise_batch
 from landmarking.imaging.intensity import normalise_images
 
 
@@ -29,7 +29,14 @@ def test_without_shuffling_the_order_is_that_of_the_cohort():
 
 @pytest.mark.parametrize(
     ("count", "size", "drop_last", "expected"),
-    [(10, 4, False, [4, 4, 2]), (10, 4, True, [4, 4]), (8, 4, False, [4, 4]), (3, 4, True, [3])],
+    [
+        (10, 4, False, [4, 4, 2]),
+        (10, 4, True, [4, 4]),
+        (8, 4, False, [4, 4]),
+        (3, 4, True, [3]),
+        (4, 4, True, [4]),
+        (1, 4, False, [1]),
+    ],
 )
 def test_batch_sizes(count, size, drop_last, expected):
     batches = DeviceBatches(
@@ -97,3 +104,7 @@ def test_shares_of_processes_make_up_every_batch_and_its_gradient(normalisation,
         assert torch.stack(means).mean() == pytest.approx(
             batch.points_px.nanmean().item(), abs=1e-5
         )
+
+
+def test_a_batch_counts_once_unless_processes_share_it():
+    assert Batch(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2)).weight == 1.0

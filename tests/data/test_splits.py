@@ -14,6 +14,7 @@ from landmarking.data.splits import (
     Split,
     adapted,
     choose_people,
+    named,
     people_learnt_from,
     read_split,
     refuse_overlap,
@@ -199,6 +200,21 @@ def folds4(fold: int) -> AdaptConfig:
 def test_too_few_people_are_refused() -> None:
     with pytest.raises(CohortError, match=r"12 people, 9 of them outside fold 0 of 4; 10 were"):
         adapted(cohort(), AdaptConfig("DS", people=10, folds=4))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"folds": 1}, {"fold": -1}, {"fold": 2, "folds": 2}, {"people": -1}]
+)
+def test_numbers_of_folds_and_people_have_ranges(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"adapt.folds is at least 2"):
+        AdaptConfig("DS", **wrong)
+    AdaptConfig("DS", fold=1, folds=2, people=0)
+
+
+def test_a_message_names_five_people_and_counts_the_rest() -> None:
+    assert named({f"p{i}" for i in range(5)}) == "p0, p1, p2, p3, p4"
+    assert named({f"p{i}" for i in range(7)}).startswith("p0, p1, p2, p3, p4")
+    assert "p5" not in named({f"p{i}" for i in range(7)})
 
 
 def test_a_fold_out_of_range_is_refused() -> None:

@@ -92,6 +92,7 @@ def test_tables_show_one_row_a_test_and_a_block_a_family(frame):
     assert models.breaks == (4, 8)
     assert groups.breaks == (4,)
     assert models.rows[0][:3] == ("ML - SL", "DS", "AC")
+    assert [models.text_columns, groups.text_columns] == [3, 3]
     assert all(len(row) == len(models.header) for row in models.rows)
 
 
@@ -131,13 +132,15 @@ def test_rows_stand_side_by_side(first, make_study):
     table = studies_table(stacked_summaries([first, better]))
 
     assert [row[:3] for row in table.rows[:2]] == [("ML", "DS", "first"), ("ML", "DS", "better")]
-    assert table.breaks[0] == 2
+    assert table.breaks == tuple(range(2, len(table.rows), 2))
+    assert "index" not in stacked_summaries([first, better])
     tests = study_differences([first, better], permutations=200, seed=0)
     ml = tests.query("model == 'ML' and group == 'all'").iloc[0]
     assert ml["difference_mm"] > 1.0
     assert ml["n"] == 11
     shown = differences_table(tests)
     assert shown.rows[0][:4] == ("first - better", "ML", "DS", "paired")
+    assert shown.breaks == (3,), "a block a model"
 
 
 def test_slices_cut_in_another_way_are_paired_by_scan_and_landmark(first, make_study):
@@ -161,6 +164,7 @@ def test_people_of_two_cohorts_are_two_people(first, make_study):
     tests = study_differences([first, other], permutations=200, seed=0)
 
     assert not tests["paired"].any()
+    assert (tests["unpaired_points"] == 0).all()
     assert tests["n"].iloc[0] == 2 * first.frame.query("group == 'DS'")["participant_id"].nunique()
 
 

@@ -46,7 +46,9 @@ def test_names_that_look_like_numbers_or_gaps_stay_text(frame, tmp_path):
     assert set(back["group"]) == {"NA"}
 
 
-def test_inputs_that_went_through_r_are_read(frame, tmp_path):
+@pytest.mark.parametrize("simulated", [True, False])
+def test_inputs_that_went_through_r_are_read(frame, tmp_path, simulated):
+    frame = frame.assign(simulated=simulated)
     path = tmp_path / "predictions.csv"
     assert frame.isna().any(axis=None), "a landmark is missing"
     text = frame.to_csv(index=False, na_rep="NA")

@@ -204,6 +204,9 @@ def test_intervals_of_differences_and_effects_are_students():
     upper = grid[np.argmin(abs(stats.nct.cdf(t, 4, grid) - 0.025))] / math.sqrt(5)
     assert found.effect_high == pytest.approx(upper, abs=0.6)
     assert found.effect_low < 0 < found.effect_high
+    d = found.effect_size
+    half = stats.t.ppf(0.975, 4) * math.sqrt(1 / 5 + d**2 / (2 * 4))
+    assert (found.effect_low, found.effect_high) == pytest.approx((d - half, d + half))
 
 
 def test_hedges_g_by_hand():
@@ -222,7 +225,9 @@ def test_no_difference_gives_p_one_and_a_seed_gives_the_same_again():
 
 def test_too_few_people_is_no_test():
     assert math.isnan(paired_test([1.0], [2.0]).p_value)
-    assert math.isnan(unpaired_test([1.0], [2.0, 3.0]).p_value)
+    none = unpaired_test([1.0], [2.0, 3.0])
+    assert math.isnan(none.p_value)
+    assert none.n == 3
 
 
 def test_holm_by_hand():
@@ -370,6 +375,14 @@ def test_seeds_are_pooled_and_their_spread_is_told(make_study):
     block = [row for row in table.rows if row[:2] == ("ML", "HS")]
     assert [row[2] for row in block] == ["0", "1", "2", "SD of means"]
     assert float(block[3][4]) == pytest.approx(np.std(means, ddof=1), abs=0.006)
+
+
+def test_one_group_is_not_pooled_with_itself(make_study):
+    study = make_study(people={"HS": 4}, seeds=(0, 1), names=("AC",), slices=False)
+    frame = load_study(study.write()).frame
+
+    assert set(by_seed(frame)["group"]) == {"HS"}
+    assert set(table_1(frame)["group"]) == {"HS"}
 
 
 def test_one_seed_has_no_seed_table():
