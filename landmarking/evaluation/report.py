@@ -53,6 +53,7 @@ from landmarking.evaluation.statistics import (
     by_landmark,
     by_seed,
     group_order,
+    in_space,
     model_order,
     table_1,
     with_no_skill,
@@ -301,6 +302,7 @@ class Results:
     models: pd.DataFrame
     groups: pd.DataFrame
     seeds: pd.DataFrame
+    space: pd.DataFrame
     adaptation: pd.DataFrame
 
 
@@ -388,6 +390,7 @@ def compute_results(study: Study, config: ReportConfig) -> Results:
         models=compare_models(frame, names, permutations=config.permutations, seed=seed),
         groups=compare_groups(frame, names, permutations=config.permutations, seed=seed),
         seeds=by_seed(frame),
+        space=in_space(frame),
         adaptation=adaptation(study, permutations=config.permutations, seed=seed),
     )
 
@@ -409,6 +412,7 @@ def format_tables(study: Study, results: Results) -> list[Table]:
         tables.paper_table(results.table1, notes),
         tables.landmark_table(results.landmarks, notes),
         tables.landmark_sdr_table(results.landmarks, notes),
+        tables.space_table(results.space, notes),
         comparisons.models_table(models, on_models),
         comparisons.groups_table(results.groups, notes),
     ]

@@ -390,3 +390,34 @@ def by_seed(frame: pd.DataFrame) -> pd.DataFrame:
                 cell = summarise(rows_of_seed)
                 rows.append({"model": model, "group": group, "seed": number, **cell})
     return pd.DataFrame(rows)
+
+
+def in_space(frame: pd.DataFrame) -> pd.DataFrame:
+    """Error in the plane, distance of the truth from the plane, and error in 3-D, side by side.
+
+    A prediction lies on the plane that the pipeline found, so its error in 3-D holds both.
+
+    Args:
+        frame: Rows of a study.
+
+    Returns:
+        Rows by model and group with n (points whose truth is known in 3-D) and, in mm, the mean
+        and SD of `error_mm`, of `off_plane_mm` (without its sign) and of `space_mm`.
+    """
+    axes = [[f"{side}_{axis}_mm" for axis in "ras"] for side in ("pred", "true")]
+    offset = frame[axes[0]].to_numpy(np.float64) - frame[axes[1]].to_numpy(np.float64)
+    values = frame.assign(
+        off_plane_mm=frame["off_plane_mm"].abs(), space_mm=np.linalg.norm(offset, axis=1)
+    )
+    values = values[values["space_mm"].notna()]
+    rows = []
+    for model in model_order(values["model"]):
+        of_model = values[values["model"] == model]
+        groups = group_order(of_model["group"])
+        for group in [*groups, ALL] if len(groups) > 1 else groups:
+            part = of_model if group == ALL else of_model[of_model["group"] == group]
+            row: dict[str, str | int | float] = {"model": model, "group": group, "n": len(part)}
+            for name in ("error_mm", "off_plane_mm", "space_mm"):
+                row[f"{name}_mean"], row[f"{name}_sd"] = mean_sd(part[name].to_numpy())
+            rows.append(row)
+    return pd.DataFrame(rows)

@@ -453,6 +453,29 @@ def landmark_sdr_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Tabl
     )
 
 
+def space_table(summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
+    """Error in the plane beside the plane's own, the result of `statistics.in_space`."""
+    rows = [
+        (
+            str(r["model"]), str(r["group"]), str(r["n"]),
+            *(plus_minus(r[f"{name}_mean"], r[f"{name}_sd"])
+              for name in ("error_mm", "off_plane_mm", "space_mm")),
+        )
+        for r in summary.to_dict("records")
+    ]  # fmt: skip
+    return Table(
+        name="space",
+        title="Error in the plane, the plane's distance from the landmark, and error in 3-D",
+        header=("Model", "Group", "n", "in plane (mm)", "off plane (mm)", "3-D (mm)"),
+        rows=tuple(rows),
+        notes=(
+            *notes, "Mean ± standard deviation over landmarks.",
+            "off plane: distance of the true landmark from the plane found, whatever the model.",
+        ),
+        breaks=breaks(row[0] for row in rows),
+    )  # fmt: skip
+
+
 def seeds_table(by_seed: pd.DataFrame, summary: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
     """Each seed's figures, and the spread between seeds.
 

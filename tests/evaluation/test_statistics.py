@@ -17,6 +17,7 @@ from landmarking.evaluation.statistics import (
     by_seed,
     hedges_g,
     holm,
+    in_space,
     intervals,
     paired_test,
     summarise,
@@ -25,7 +26,7 @@ from landmarking.evaluation.statistics import (
     with_no_skill,
 )
 from landmarking.evaluation.study import load_study
-from landmarking.evaluation.tables import ODD_CELL, TABLE_1, paper_table, seeds_table
+from landmarking.evaluation.tables import ODD_CELL, TABLE_1, paper_table, seeds_table, space_table
 
 # Intervals and tests against plain loops, full enumeration, and scipy.
 
@@ -399,3 +400,21 @@ def test_landmark_tables_are_table_1_of_one_landmark_in_the_order_asked(make_stu
     errors = study.frame.query("landmark == 'AC' and model == 'SL' and group == 'DS'")["error_mm"]
     assert row["mean_mm"] == pytest.approx(errors.mean())
     assert row["n"] == 5
+
+
+def test_error_in_space_is_that_in_the_plane_and_the_planes_own(make_study):
+    """The plane is cut square here, so both meet at a right angle."""
+    frame = load_study(make_study(names=("AC", "PC"), slices=False).write()).frame
+    summary = in_space(frame)
+
+    assert list(zip(summary["model"], summary["group"], strict=True)) == [
+        (model, group) for model in ("ML", "SL") for group in ("DS", "HS", "all")
+    ]
+    part = frame[(frame["model"] == "ML") & (frame["group"] == "DS")].dropna()
+    row = summary.iloc[0]
+    assert row["n"] == len(part)
+    expected = np.hypot(part["error_mm"], part["off_plane_mm"]).mean()
+    assert row["space_mm_mean"] == pytest.approx(expected, rel=1e-6)
+    assert row["off_plane_mm_mean"] == pytest.approx(part["off_plane_mm"].abs().mean())
+    assert row["error_mm_mean"] == pytest.approx(part["error_mm"].mean())
+    assert space_table(summary).rows[0][:3] == ("ML", "DS", str(len(part)))
