@@ -47,6 +47,11 @@ plane as its middle layer) and <name>_slice.nii.gz (the mid-sagittal slice). Bot
 scan's own world, so that a viewer overlays them."""
 
 
+_MORPHOMETRY = """Measure distances, angles and areas between landmarks, by person, with what the
+landmarks' own uncertainty does to them; compare two groups of people; hold automatic against manual
+landmarks. Exploratory: the measures are no clinical standard."""
+
+
 _EXPORT = """Write a model as a graph for other programs: .pt2 (torch.export) or .onnx. What is read
 back is checked against torch within 0.01 mm; a .json beside it says how slices are made."""
 
@@ -103,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_msp(commands)
     _add_compare(commands)
+    _add_morphometry(commands)
     _add_info(commands)
     _add_calibrate(commands)
     _add_pack(commands)
@@ -227,6 +233,28 @@ def _add_compare(commands: Commands) -> None:
         help="pairs of a <name>_prediction.json and a landmark file (.mrk.json, .fcsv)",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_morphometry(commands: Commands) -> None:
+    command = _command(commands, "morphometry", _MORPHOMETRY, "run_morphometry")
+    command.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="landmarks.csv of predict, or landmark files (.mrk.json, .fcsv)",
+    )
+    command.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="folder of the tables and the picture"
+    )
+    command.add_argument(
+        "--truth", nargs="+", default=(), metavar="FILE",
+        help="manual landmark files of the same people: how far both agree",
+    )  # fmt: skip
+    command.add_argument("--participants", metavar="TSV", help="participants.tsv of the people")
+    command.add_argument("--by", metavar="COLUMN", help="its column with two groups to compare")
+    command.add_argument(
+        "--covariate", metavar="COLUMN", help="its column to take out, such as age"
+    )
 
 
 def _add_scans(command: argparse.ArgumentParser) -> None:

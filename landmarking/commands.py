@@ -309,6 +309,29 @@ def run_compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_morphometry(options: argparse.Namespace) -> int:
+    """Measure people, compare groups and raters, and write what came out.
+
+    Args:
+        options: As `cli.parser` gives them.
+
+    Raises:
+        LandmarkingError: If a file cannot be read, or there is nothing to compare.
+    """
+    from landmarking.evaluation.morphometry import write
+
+    text = write(
+        [Path(file) for file in options.files],
+        Path(options.output),
+        truth=[Path(file) for file in options.truth],
+        participants=Path(options.participants) if options.participants else None,
+        by=options.by,
+        covariate=options.covariate,
+    )
+    sys.stdout.write(text + "\n")
+    return 0
+
+
 def _print_json(body: object) -> None:
     sys.stdout.write(json.dumps(body, allow_nan=False) + "\n")
 
