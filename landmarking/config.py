@@ -109,6 +109,7 @@ def _refuse_unknown_keys(schema: Any, values: Mapping[str, Any], where: str) -> 
 
 NOT_IN_NAMES = (
     *("experiment", "landmark", "seed", "outputs", "study", "run", "run_dir", "label", "variant"),
+    *("fold", "folds"),
     *("objective", "threads", "workers", "overwrite", "launcher", "hparams_search", "logger"),
     *("callbacks", "cohort.root", "cohort.test_root", "trainer.enable_progress_bar"),
     *("trainer.enable_model_summary", "trainer.profiler", "trainer.max_steps", "trainer.max_time"),
@@ -160,11 +161,18 @@ LONGEST_VARIANT = 120
 
 
 def folder_name(
-    label: str, landmark: str | None, seed: int, variant: str, *, stacked: bool = False
+    label: str,
+    landmark: str | None,
+    seed: int,
+    variant: str,
+    *,
+    stacked: bool = False,
+    fold: int | None = None,
 ) -> str:
-    """Name of a run's folder, such as `ml-seed0` or `sl-AC-seed0_optimizer.lr-0.002`."""
+    """Name of a run's folder, such as `ml-seed0` or `sl-AC-fold2-seed0_optimizer.lr-0.002`."""
     middle = "-stacked" if stacked else ""
     middle += "" if landmark is None else f"-{landmark}"
+    middle += "" if fold is None else f"-fold{fold}"
     return f"{label.lower()}{middle}-seed{seed}" + (f"_{variant}" if variant else "")
 
 
@@ -176,12 +184,15 @@ def _one_of_a_sweep() -> str:
 
 
 def _run_name(*, _root_: Any) -> str:
+    fold = _root_.get("fold") if _root_.get("folds") else None
     if _root_.run:
-        return str(_root_.run)
+        return str(_root_.run) + ("" if fold is None else f"-fold{fold}")
     stacked = str(_root_.model.get("_target_", "")).endswith(".StackedEnsemble")
     single = stacked or _root_.landmark is not None
     label = str(_root_.label or ("SL" if single else "ML"))
-    return folder_name(label, _root_.landmark, _root_.seed, _root_.variant, stacked=stacked)
+    return folder_name(
+        label, _root_.landmark, _root_.seed, _root_.variant, stacked=stacked, fold=fold
+    )
 
 
 def _run_dir(*, _root_: Any) -> str:

@@ -8,7 +8,7 @@ the difference in words.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -210,7 +210,7 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
         frame["participant_id"] = frame["cohort"] + "/" + frame["participant_id"]
     folds = [run.name for run in runs if run.adapt]
     _refuse_doubles(frame, folder, folds)
-    differences = mixing_differences(frame, folds=folds)
+    differences = [*mixing_differences(frame, folds=folds), *missing_folds(runs)]
     if differences and not allow_mixed:
         raise PredictionsError(
             f"{folder}: these runs do not belong in one table:\n  - "
@@ -248,6 +248,29 @@ def mixing_differences(frame: pd.DataFrame, folds: Collection[str] = ()) -> list
     found += _uneven(frame, "landmark", "landmark sets")
     found += _uneven(frame, "scan_id", "test scans")
     return found
+
+
+def missing_folds(runs: Sequence[Run]) -> list[str]:
+    """Cross-validations of which a fold is not there, in words: part of the people is not tested.
+
+    Args:
+        runs: Finished runs; those that are no folds do not matter.
+    """
+    found: dict[tuple[str, str, str, int], set[int]] = {}
+    for run in runs:
+        if run.adapt:
+            first = run.predictions.iloc[0]
+            model = f"{first['model']} seed {first['seed']}"
+            single = str(run.config.get("landmark") or "")
+            key = (model, single, str(run.adapt["group"]), int(run.adapt["folds"]))
+            found.setdefault(key, set()).add(int(run.adapt["fold"]))
+    words = []
+    for (model, single, group, count), there in found.items():
+        if lacking := sorted(set(range(count)) - there):
+            folds = ", ".join(map(str, lacking))
+            of = f"{model}{f' {single}' if single else ''} on {group}"
+            words.append(f"{of}: {len(there)} of {count} folds, fold {folds} is missing")
+    return words
 
 
 def _sides(frame: pd.DataFrame, column: str, title: str) -> list[str]:

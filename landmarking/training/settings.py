@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from landmarking.config import folder_name, refuse_outside, with_current_paths
 from landmarking.data.augment import AugmentConfig
 from landmarking.data.datamodule import DataConfig, LandmarkDataModule
-from landmarking.data.splits import AdaptConfig
+from landmarking.data.splits import SUFFIX, AdaptConfig
 from landmarking.errors import ConfigError
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.models.build import build, network_class
@@ -164,7 +164,9 @@ class TrainingConfig:
         label: Name in tables; SL or ML if None.
         experiment: Name of the experiment file.
         seed: Seed of order, initial weights and dropout.
-        split_seed: Seed of the split into training and validation people.
+        split_seed: Seed of the split into training and validation people, and of the folds.
+        folds: Cross-validation by person over this many folds of the training group; None for none.
+        fold: The fold that this run leaves out and is tested on, from zero.
         objective: Metric that `main` returns, for sweepers that optimise.
         threads: Threads of this process; None takes all cores.
         workers: Processes that prepare a cohort that is not there yet; None takes all cores.
@@ -195,6 +197,8 @@ class TrainingConfig:
     experiment: str = "none"
     seed: int = 0
     split_seed: int = 0
+    folds: int | None = None
+    fold: int | None = None
     objective: str = "val/error_mm"
     threads: int | None = None
     workers: int | None = None
@@ -213,6 +217,7 @@ class TrainingConfig:
                 raise ConfigError(
                     f"{name} is a whole number from 0 to 4294967295, found {getattr(self, name)}"
                 )
+        self._cross_validate()
         network_class(self.model)
         # Without a name it is the paper's, however the file writes that.
         self.loss = self.loss if self.loss.get("_target_") else {}
@@ -225,6 +230,36 @@ class TrainingConfig:
         for group, nodes in (("logger", self.logger), ("callbacks", self.callbacks)):
             for name, node in nodes.items():
                 check_arguments(f"{group}.{name}", node)
+
+    def _cross_validate(self) -> None:
+        """Learn from all people of the training group but the fold's, and test on these."""
+        if self.folds is None:
+            return
+        if self.folds < 2 or not 0 <= (self.fold or 0) < self.folds:
+            raise ConfigError(
+                "folds is 2 or more and fold from 0 to folds - 1, found "
+                f"{self.folds} and {self.fold}; correct them"
+            )
+        if self.fold is None:
+            raise ConfigError(
+                f"folds={self.folds} is a sweep of {self.folds} runs; add -m, or name one of them, "
+                "such as fold=0"
+            )
+        groups = self.cohort.train_groups
+        group = groups[0].removesuffix(SUFFIX)
+        chosen = AdaptConfig(group, None, self.fold, self.folds, self.split_seed, self.adapt.start)
+        if self.adapt.group and self.adapt != chosen:
+            raise ConfigError(
+                "folds and adapt.group both say who is left out; take one of them (adapt.folds and "
+                "adapt.fold belong to adapt.group)"
+            )
+        if len(groups) > 1:
+            raise ConfigError(
+                "folds takes one training group, found cohort.train_groups="
+                f"[{','.join(groups)}]; give these people one group in participants.tsv"
+            )
+        self.adapt = chosen
+        self.cohort = replace(self.cohort, train_groups=[group + SUFFIX], test_groups=[group])
 
     @property
     def model_label(self) -> str:
@@ -241,7 +276,7 @@ class TrainingConfig:
     def run_name(self) -> str:
         """Name of the run's folder."""
         if self.run:
-            return self.run
+            return self.run + ("" if self.folds is None else f"-fold{self.fold}")
         single = self.stacked or self.landmark is not None
         return folder_name(
             self.label or ("SL" if single else "ML"),
@@ -249,6 +284,7 @@ class TrainingConfig:
             self.seed,
             self.variant,
             stacked=self.stacked,
+            fold=self.fold if self.folds else None,
         )
 
     @property

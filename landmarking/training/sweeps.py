@@ -25,25 +25,26 @@ RESULTS = "optimization_results.yaml"
 
 
 class TypedWins(Callback):
-    """What is typed takes the place of what an experiment sweeps over.
+    """What is typed takes the place of what an experiment sweeps over; `folds=5` sweeps the folds.
 
     Hydra would do every run once for each of the experiment's own values.
     """
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Drop the experiment's values for keys that the command line names."""
-        params = OmegaConf.select(config, "hydra.sweeper.params")
-        if not params:
-            return
+        """Drop the experiment's values for keys that the command line names; add the folds."""
         task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
         assert isinstance(task, list)
         typed = OverridesParser.create().parse_overrides([str(override) for override in task])
-        with read_write(config):
-            for override in typed:
-                key = override.get_key_element().lstrip("+~")
-                if key in params:
-                    OmegaConf.set_struct(params, False)
-                    del params[key]
+        keys = {override.get_key_element().lstrip("+~") for override in typed}
+        given = OmegaConf.select(config, "hydra.sweeper.params") or {}
+        params = dict(given)
+        if config.get("folds") and config.get("fold") is None:
+            params.setdefault("fold", ",".join(str(fold) for fold in range(config.folds)))
+        kept = {key: value for key, value in params.items() if key not in keys}
+        if kept != dict(given):
+            with read_write(config):
+                OmegaConf.set_struct(config.hydra.sweeper, False)
+                config.hydra.sweeper.params = kept or None
 
 
 class BestFound(Callback):

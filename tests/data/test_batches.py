@@ -108,3 +108,20 @@ def test_shares_of_processes_make_up_every_batch_and_its_gradient(normalisation,
 
 def test_a_batch_counts_once_unless_processes_share_it():
     assert Batch(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2)).weight == 1.0
+
+
+def test_rows_are_those_of_the_cohort_where_they_are_given():
+    def rows(subjects):
+        batches = DeviceBatches(
+            torch.zeros(3, 1, 2, 2),
+            torch.zeros(3, 1, 2),
+            EpochOrder(3, shuffle=False, seed=0),
+            size=2,
+            normalisation="none",
+            subjects=subjects,
+            px_to_mm=torch.eye(2).expand(3, -1, -1),
+        )
+        return torch.cat([batch.rows for batch in batches]).tolist()
+
+    assert rows(torch.tensor([7, 9, 11])) == [7, 9, 11]
+    assert rows(None) == [0, 1, 2]

@@ -141,3 +141,26 @@ def test_a_refused_table_leaves_the_old_file(frame, tmp_path):
 
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["predictions.csv"]
+
+
+def test_a_prediction_on_the_spot_is_no_mistake(frame):
+    exact = frame.copy()
+    for axis in "ras":
+        exact[f"pred_{axis}_mm"] = exact[f"true_{axis}_mm"]
+    exact["pred_x_px"], exact["pred_y_px"] = exact["true_x_px"], exact["true_y_px"]
+    known = exact["error_mm"].notna()
+    exact.loc[known, ["error_mm", "off_plane_mm"]] = 0.0
+    exact.loc[~known, [f"pred_{axis}_mm" for axis in "ras"]] = frame.loc[
+        ~known, [f"pred_{axis}_mm" for axis in "ras"]
+    ]
+    exact.loc[~known, ["pred_x_px", "pred_y_px"]] = frame.loc[~known, ["pred_x_px", "pred_y_px"]]
+    assert check_predictions(exact, "p")["error_mm"].max() == 0.0
+
+
+@pytest.mark.parametrize("off_mm", [0.05, -0.05])
+def test_an_error_that_its_coordinates_do_not_have_is_refused(frame, off_mm):
+    row = frame["error_mm"].idxmin()
+    edited = frame.copy()
+    edited.loc[row, "error_mm"] = abs(edited.loc[row, "error_mm"] + off_mm)
+    with pytest.raises(PredictionsError, match="error_mm"):
+        check_predictions(edited, "p")

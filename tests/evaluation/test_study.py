@@ -167,3 +167,17 @@ def test_folds_may_all_predict_people_of_whom_none_has_learnt(make_study):
     (folder / "ML-again" / "config.yaml").write_text(yaml.safe_dump({"adapt": adapt}))
     with pytest.raises(PredictionsError, match=r"ML-again, ML-fold1 all predict"):
         load_study(folder)
+
+
+def test_a_missing_fold_is_refused_and_said_on_request(make_study):
+    study = make_study(**TWO)
+    for fold in (0, 2):
+        study.split = f"split-{fold}"
+        study.write_run(f"ML-fold{fold}", "ML", study.names, 0)
+        adapt = {"group": "HS", "people": None, "fold": fold, "folds": 3}
+        path = study.folder / f"ML-fold{fold}" / "config.yaml"
+        path.write_text(yaml.safe_dump({"adapt": adapt}))
+    with pytest.raises(PredictionsError, match=r"ML seed 0 on HS: 2 of 3 folds, fold 1 is missing"):
+        load_study(study.folder)
+    warnings = load_study(study.folder, allow_mixed=True).warnings
+    assert "ML seed 0 on HS: 2 of 3 folds, fold 1 is missing" in warnings
