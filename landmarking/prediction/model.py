@@ -19,8 +19,7 @@ from landmarking.geometry import Array
 from landmarking.imaging.intensity import Reference, normalise_images
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import LandmarkSet, landmark_set
-from landmarking.prediction.calibration import Calibration, read_calibration, recorded_shifts
-from landmarking.prediction.plausibility import Shape
+from landmarking.prediction.calibration import Calibration, Shape, read_calibration, recorded_shifts
 from landmarking.preparation.cache import BASELINE, canonical_json
 from landmarking.runs import RunFolder, run_folders
 

@@ -28,9 +28,13 @@ from landmarking.geometry import Array
 from landmarking.imaging.intensity import Reference
 from landmarking.imaging.pipeline import PreprocessSettings, template_slice
 from landmarking.landmarks import landmark_set
-from landmarking.prediction.calibration import from_plain, to_plain
+from landmarking.prediction.calibration import (
+    from_plain,
+    shape_from_plain,
+    shape_to_plain,
+    to_plain,
+)
 from landmarking.prediction.model import LandmarkModel, Member, build_member, model_from_runs
-from landmarking.prediction.plausibility import shape_from_plain, shape_to_plain
 from landmarking.preparation.cache import canonical_json
 
 FORMAT = 1

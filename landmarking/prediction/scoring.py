@@ -17,9 +17,17 @@ from landmarking.evaluation.metrics import mean_sd, radial_error_mm, sdr_counts
 from landmarking.files import write_text
 from landmarking.geometry import Array, SliceGeometry
 from landmarking.landmarks import landmark_set, read_landmarks
-from landmarking.prediction.calibration import FILE, calibrate, coverage_table, to_plain
+from landmarking.prediction.calibration import (
+    FEWEST,
+    FILE,
+    Shape,
+    calibrate,
+    coverage_table,
+    fit_shape,
+    shape_to_plain,
+    to_plain,
+)
 from landmarking.prediction.model import LandmarkModel, model_from_runs, trained_runs
-from landmarking.prediction.plausibility import FEWEST, Shape, fit_shape, shape_to_plain
 from landmarking.prediction.predict import scores
 from landmarking.preparation.cache import differing_settings
 

@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 from landmarking.cohort.real_people import FOLDER
 from landmarking.errors import PredictionsError
 from landmarking.landmarks import landmark_set, read_landmarks
-from landmarking.prediction.plausibility import (
+from landmarking.prediction.calibration import (
     Shape,
     aligned,
     fit_shape,
