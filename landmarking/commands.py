@@ -203,6 +203,7 @@ def run_predict(options: argparse.Namespace) -> int:
     with progress_bar(options, len(jobs)) as advance:
         outcomes = run_jobs(jobs, predict_job, finished, options.workers, advance)
     table = _write_tables(options, output)
+    page = _write_page(jobs, output, outcomes)
     misses = [
         miss
         for file, outcome in zip(options.truth, outcomes, strict=False)
@@ -210,7 +211,7 @@ def run_predict(options: argparse.Namespace) -> int:
         for miss in compare(outcome.record, Path(file))
     ]
     if options.json:
-        body = {"table": str(table), "startup": asdict(started)}
+        body = {"table": str(table), "page": str(page), "startup": asdict(started)}
         scans = [outcome_json(outcome) for outcome in outcomes]
         errors = {"errors": [asdict(miss) for miss in misses]} if options.truth else {}
         _print_json({**body, "scans": scans, **errors})
@@ -219,7 +220,7 @@ def run_predict(options: argparse.Namespace) -> int:
         [] if options.quiet else [_predict_line(outcome) for outcome in outcomes if outcome.record]
     )
     lines += ["", comparison_text(misses), ""] if misses else []
-    lines += [] if options.quiet else [f"table: {table}"]
+    lines += [] if options.quiet else [f"table: {table}", f"page:  {page}"]
     return print_end(options, lines, outcomes, started)
 
 
@@ -263,6 +264,18 @@ def _write_tables(options: argparse.Namespace, output: Path) -> Path:
     except OSError as error:
         again = "choose another -o, then start again: finished scans are skipped"
         raise ConfigError(not_written(output / TABLE, error, again)) from error
+
+
+def _write_page(jobs: Sequence[PredictJob], output: Path, outcomes: Sequence[Outcome]) -> str:
+    from landmarking.prediction.package import open_model
+    from landmarking.prediction.review_page import PAGE, write_review
+
+    try:
+        path = write_review(output, outcomes, open_model(jobs[0].sources).name)
+    except OSError as error:
+        again = "choose another -o, then start again: finished scans are skipped"
+        raise ConfigError(not_written(output / PAGE, error, again)) from error
+    return str(path) if path else f"{output / PAGE} is somebody else's, and kept"
 
 
 def _predict_line(outcome: Outcome) -> str:
