@@ -46,7 +46,7 @@ paper: $(STAMP) ## the paper's whole study from nothing; COHORT=... PAPER_ARGS=t
 	$(BIN)/python experiments/report.py runs=$(OUTPUTS)/paper
 
 screenshots: $(STAMP) ## pictures of the demo's report and TensorBoard for docs/images (needs Chromium)
-	$(BIN)/python experiments/screenshots.py runs=$(OUTPUTS)/demo
+	$(BIN)/python experiments/benchmarks/screenshots.py runs=$(OUTPUTS)/demo
 	cp $(OUTPUTS)/demo/report/figures/figure6_examples.png docs/images/
 
 tensorboard: $(STAMP) ## open TensorBoard on outputs/

@@ -42,7 +42,6 @@ SCHEMAS = {
     "prepare": "landmarking.preparation.prepare.PrepareConfig",
     "evaluate": "landmarking.training.evaluate.TransferConfig",
     "report": "landmarking.evaluation.report.ReportConfig",
-    "screenshots": "landmarking.evaluation.screenshots.ScreenshotsConfig",
 }
 """Dataclasses that name every key of a shell; imported when they are needed."""
 

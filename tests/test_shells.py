@@ -15,7 +15,7 @@ from landmarking.config import PROJECT
 from landmarking.errors import ConfigError
 from landmarking.shells import CONF, OTHERS_WENT_ON, help_text, one_message
 
-SHELLS = ["evaluate", "prepare", "report", "screenshots", "train"]
+SHELLS = ["evaluate", "prepare", "report", "train"]
 
 
 @pytest.mark.parametrize("name", SHELLS)

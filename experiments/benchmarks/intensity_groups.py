@@ -11,9 +11,8 @@ import pandas as pd
 from rich.progress import track
 
 from arguments import main, read_arguments
-from landmarking.cohort.real_people import read_people
 from landmarking.cohort.records import ScanRecord
-from landmarking.cohort.tree import read_cohort
+from landmarking.cohort.tree import read_cohort, read_people
 from landmarking.config import PROJECT
 from landmarking.geometry import Array
 from landmarking.imaging.intensity import match_histogram, scaled

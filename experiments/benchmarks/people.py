@@ -12,7 +12,7 @@ import pandas as pd
 from rich.progress import track
 
 from arguments import main, read_arguments
-from landmarking.cohort.real_people import GROUPS, raters, read_people
+from landmarking.cohort.tree import PEOPLE_GROUPS, raters, read_people
 from landmarking.config import PROJECT
 from landmarking.errors import ConfigError, ScanError
 from landmarking.geometry import Array
@@ -57,8 +57,10 @@ def run(arguments: list[str]) -> str:
     folder = [argument for argument in arguments if "=" not in argument]
     given = [*(f"root={name}" for name in folder), *(a for a in arguments if "=" in a)]
     chosen = read_arguments(PeopleBenchmark, given, "people")
-    if chosen.group not in GROUPS:
-        raise ConfigError(f"people.group is one of {', '.join(GROUPS)}, found {chosen.group!r}")
+    if chosen.group not in PEOPLE_GROUPS:
+        raise ConfigError(
+            f"people.group is one of {', '.join(PEOPLE_GROUPS)}, found {chosen.group!r}"
+        )
     if not Path(chosen.root).is_dir():
         return f"skipped: {chosen.root} is not there; docs/people.md says how to get the scans"
     model = open_model((chosen.model,))

@@ -19,10 +19,10 @@ from landmarking.imaging.pipeline import (
     finish_slice,
     plane_stage,
     register_stage,
+    sample_slice,
     slice_geometry,
 )
 from landmarking.imaging.scan import Scan
-from landmarking.imaging.slicing import sample_slice
 from landmarking.imaging.template import load_template
 from landmarking.landmarks import landmark_set
 from registration import (

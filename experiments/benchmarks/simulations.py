@@ -10,7 +10,7 @@ import pandas as pd
 from rich.progress import track
 
 from arguments import read_arguments
-from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM
+from landmarking.evaluation.predictions import SDR_THRESHOLDS_MM
 from landmarking.evaluation.statistics import intervals, paired_test, unpaired_test
 from landmarking.geometry import Array
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarking.cohort.participants import (
+from landmarking.cohort.records import (
     TABLE_HEAD,
     Participant,
     read_participants,

@@ -1,12 +1,18 @@
-"""What a cohort is made of: scans with their people, groups and landmarks."""
+"""What a cohort is made of: scans with their people, groups and landmarks.
+
+People come in tables as other hands write them: participants.tsv by Excel, pandas and R.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from landmarking.errors import CohortError
+from landmarking.files import write_text
 
 
 @dataclass(frozen=True)
@@ -80,3 +86,192 @@ class Cohort:
                 f"its groups are {', '.join(self.groups)}"
             )
         return tuple(scan for scan in self.scans if scan.group in groups)
+
+
+UNKNOWN = {"", "n/a", "nan", "na", "<na>", "none", "null", "-", ".", "unknown"}
+"""What stands for no value, in lower case."""
+
+_NO = {"0", "false", "no", "f", "n", "keep", "kept"}
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One row of participants.tsv; `exclude` states why the person is left out, or is empty."""
+
+    participant_id: str
+    group: str
+    age: float | None = None
+    sex: str | None = None
+    exclude: str = ""
+
+
+def read_participants(root: Path) -> dict[str, Participant]:
+    """People of a tree by id, also those left out.
+
+    Raises:
+        CohortError: If participants.tsv breaks the contract; carries every problem found.
+    """
+    problems: list[str] = []
+    people = people_of_table(root / "participants.tsv", "", problems)
+    if problems:
+        raise CohortError(
+            f"{root}: participants.tsv cannot be used; mend these (docs/data.md):", tuple(problems)
+        )
+    return people
+
+
+def read_text(path: Path) -> str:
+    """A text file, in UTF-8 or, with the mark that Excel puts at its beginning, UTF-16.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is in neither; says what to do.
+    """
+    content = path.read_bytes()
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no UTF-8 text; save it again with that encoding") from error
+
+
+def read_table(path: Path, required: Iterable[str], problems: list[str]) -> list[dict[str, str]]:
+    """Read a tab-separated table with a header.
+
+    Quotation marks about a cell, as R writes them, are left out; an open one swallows nothing.
+
+    Args:
+        path: File to read.
+        required: Columns that it has to have.
+        problems: Where problems are added; the result is empty where the table cannot be used.
+
+    Returns:
+        Rows by column name, cells stripped of blanks.
+    """
+    try:
+        text = read_text(path)
+    except OSError as error:
+        problems.append(f"{path.name}: cannot be read ({error.strerror or error}); check the path")
+        return []
+    except ValueError as error:
+        problems.append(f"{path.name}: cannot be read: {error}")
+        return []
+    rows = [[_cell(cell) for cell in line.split("\t")] for line in re.split(r"\r\n|\r|\n", text)]
+    header = rows[0]
+    missing = [column for column in required if column not in header]
+    if missing:
+        near = {name.casefold().replace(" ", "_"): name for name in header}
+        hints = [f"{near[name]} is to be called {name}" for name in missing if name in near]
+        problems.append(
+            f"{path.name}: has no column {', '.join(missing)}; found "
+            f"{', '.join(header).strip(', ') or 'none'} (columns are separated by tabs)"
+            + (f"; {', '.join(hints)}" if hints else "")
+        )
+        return []
+    if len(set(header)) < len(header):
+        double = next(name for name in header if header.count(name) > 1)
+        problems.append(f"{path.name}: has two columns {double or 'without a name'}; keep one")
+        return []
+    table = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            if any(row):
+                problems.append(
+                    f"{path.name} line {number}: {len(header)} cells expected, found {len(row)}; "
+                    "separate them by tabs"
+                )
+            continue
+        table.append(dict(zip(header, row, strict=True)))
+    return [row for row in table if any(row.values())]
+
+
+def _cell(text: str) -> str:
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1].replace('""', '"').strip()
+    return text
+
+
+def known(text: str) -> bool:
+    """Whether a cell holds a value."""
+    return text.casefold() not in UNKNOWN
+
+
+def people_of_table(path: Path, default_group: str, problems: list[str]) -> dict[str, Participant]:
+    """People of a participants.tsv by id.
+
+    Args:
+        path: The table.
+        default_group: Group of people to whom it gives none; empty where it must.
+        problems: Where problems are added.
+    """
+    people: dict[str, Participant] = {}
+    required = ("participant_id",) if default_group else ("participant_id", "group")
+    for row in read_table(path, required, problems):
+        person, group = row["participant_id"], row.get("group", "")
+        if re.fullmatch(r"[0-9A-Za-z]+", person) and (path.parent / f"sub-{person}").is_dir():
+            # Ids as other tables have them, for a folder that is there.
+            person = f"sub-{person}"
+        if default_group and not known(group):
+            group = default_group
+        if person in people:
+            problems.append(f"{path.name}: {person} comes twice; keep one row a person")
+        if not person.startswith("sub-") or not known(group):
+            problems.append(
+                f"{path.name}: {person or 'a row without id'} needs an id that starts with sub- "
+                f"and a group, found group {group!r}; fill in both"
+            )
+        sex = row.get("sex", row.get("gender", ""))
+        people[person] = Participant(
+            person,
+            group,
+            _age(person, row.get("age", ""), problems),
+            sex if known(sex) else None,
+            _reason(row.get("exclude", "")),
+        )
+    return people
+
+
+def _reason(text: str) -> str:
+    """Why a person is left out; empty where the cell says no, as pandas and R write it."""
+    try:
+        if float(text) == 0.0:
+            return ""
+    except ValueError:
+        pass
+    return "" if not known(text) or text.casefold() in _NO else text
+
+
+def _age(person: str, text: str, problems: list[str]) -> float | None:
+    if not known(text):
+        return None
+    try:
+        age = float(text.removesuffix("+"))
+    except ValueError:
+        age = math.nan
+    if not 0.0 <= age < 130.0:
+        problems.append(f"participants.tsv: {person} has age {text!r}; give years or n/a")
+        return None
+    return age
+
+
+def write_participants(root: Path, people: Iterable[Participant]) -> None:
+    """Write participants.tsv, one row a person, in the order given."""
+    lines = [TABLE_HEAD, *(table_row(person) for person in people)]
+    write_text(root / "participants.tsv", "\n".join(lines) + "\n")
+
+
+TABLE_HEAD = "participant_id\tgroup\tage\tsex\texclude"
+
+
+def table_row(person: Participant, columns: Iterable[str] = TABLE_HEAD.split("\t")) -> str:
+    """A row of participants.tsv; columns that we know nothing of get n/a."""
+    age = "n/a" if person.age is None else f"{person.age:g}"
+    cells = {
+        "participant_id": person.participant_id,
+        "group": person.group,
+        "age": age,
+        "sex": person.sex or "n/a",
+        "exclude": person.exclude,
+    }
+    return "\t".join(cells.get(column) or "n/a" for column in columns)

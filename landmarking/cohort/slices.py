@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.cohort.participants import read_table
-from landmarking.cohort.records import Cohort, ScanRecord
+from landmarking.cohort.records import Cohort, ScanRecord, read_table
 from landmarking.errors import CohortError, LandmarkError
 from landmarking.geometry import Array, SliceGeometry
 from landmarking.landmarks import LandmarkSet

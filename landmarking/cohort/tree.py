@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarking.cohort.participants import Participant, people_of_table
-from landmarking.cohort.records import Cohort, ScanRecord
+from landmarking.cohort.records import Cohort, Participant, ScanRecord, people_of_table
 from landmarking.errors import CohortError, LandmarkError
 from landmarking.files import files_below, parse_json
 from landmarking.landmarks import AUTO, is_prediction, read_landmarks
@@ -378,3 +377,74 @@ def _simulated(path: Path, problems: list[str]) -> bool:
     except (OSError, ValueError, AttributeError) as error:
         problems.append(f"{path.name}: is not a JSON object ({error}); correct or remove it")
         return False
+
+
+PEOPLE_FOLDER = Path(__file__).with_name("real_people")
+"""One `.fcsv` a person below the folder of each group; its README says how they were placed."""
+
+PEOPLE_GROUPS = ("people", "ten")
+"""47 people to learn from, and ten to measure by."""
+
+HOW_TO_GET_PEOPLE = (
+    "get ds000011 and ds002748 from OpenNeuro, such as `datalad install -g "
+    "https://github.com/OpenNeuroDatasets/ds000011` (docs/people.md), and name their common folder"
+)
+
+
+def read_people(root: Path, *, name: str = "people") -> Cohort:
+    """The scans of the people whose landmarks the project has.
+
+    Persons are called by their data set as well, such as `ds000011_sub-01`.
+
+    Args:
+        root: Folder that holds `ds000011` and `ds002748`.
+        name: Name of the cohort.
+
+    Returns:
+        The cohort, groups `people` and `ten`.
+
+    Raises:
+        CohortError: If scans are missing; carries all of them.
+    """
+    scans: list[ScanRecord] = []
+    problems: list[str] = []
+    tables = {
+        table.parent.name: people_of_table(table, "people", problems)
+        for table in sorted(root.glob("ds*/participants.tsv"))
+    }
+    for group in PEOPLE_GROUPS:
+        for landmarks in sorted((PEOPLE_FOLDER / group).glob("*.fcsv")):
+            dataset, _, person = landmarks.stem.partition("_")
+            image = root / dataset / person / "anat" / f"{person}_T1w.nii.gz"
+            if not image.exists():
+                problems.append(f"{image}: is not there")
+            known = tables.get(dataset, {}).get(person, Participant(person, group))
+            sex = None if known.sex is None else known.sex.upper()
+            scans.append(
+                ScanRecord(
+                    landmarks.stem, landmarks.stem, None, group, image, landmarks, known.age, sex
+                )
+            )
+    if problems:
+        raise CohortError(
+            f"{root}: lacks scans of the cohort of people; {HOW_TO_GET_PEOPLE}", tuple(problems)
+        )
+    return Cohort(name, root, tuple(scans))
+
+
+def raters(landmarks: Path) -> dict[str, tuple[int, float]]:
+    """Who placed the points of one of our files: number of raters and mm between them.
+
+    Args:
+        landmarks: A file of this cohort.
+
+    Returns:
+        Raters and distance by landmark; NaN where one rater placed it.
+    """
+    found = {}
+    for line in landmarks.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            label, text = line.split(",")[11:13]
+            count, _, apart = text.removeprefix("raters: ").partition("; ")
+            found[label] = (int(count), float(apart.removesuffix(" mm apart") or "nan"))
+    return found

@@ -24,7 +24,7 @@ from landmarking.data.warp import (
 )
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array
-from landmarking.imaging.slicing import DISTANCE_LOW_MM, DISTANCE_STEP_MM, MAPS
+from landmarking.imaging.pipeline import DISTANCE_LOW_MM, DISTANCE_STEP_MM, MAPS
 from landmarking.landmarks import landmark_set
 from landmarking.phantom.shape import load_shape_model
 
@@ -328,7 +328,7 @@ class CohortPeople:
     """Maps of a cohort's people, kept as bytes.
 
     Attributes:
-        tissues: Tissue maps, see `landmarking.imaging.slicing`, uint8, shape (N, 4, H, W).
+        tissues: Tissue maps, see `landmarking.imaging.pipeline`, uint8, shape (N, 4, H, W).
         regions: Soft masks of cortex, cerebellum and face, uint8, shape (N, 3, H, W).
         known: Whether a slice has tissue maps, shape (N,).
     """

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, mean_sd, sdr
+from landmarking.evaluation.predictions import SDR_THRESHOLDS_MM, mean_sd, sdr
 from landmarking.evaluation.statistics import ALL, NO_SKILL, group_order, ordered, with_no_skill
 from landmarking.evaluation.study import Run
 from landmarking.files import atomic_path

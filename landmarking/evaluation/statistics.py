@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, mean_sd, sdr_counts
+from landmarking.evaluation.predictions import SDR_THRESHOLDS_MM, mean_sd, sdr_counts
 from landmarking.geometry import Array
 
 _EXACT_BELOW = 2**14

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM, percent_half_up
+from landmarking.evaluation.predictions import SDR_THRESHOLDS_MM, percent_half_up
 from landmarking.evaluation.statistics import NO_SKILL, group_order, model_order
 
 DASH = "-"

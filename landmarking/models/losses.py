@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from landmarking.evaluation.metrics import SDR_THRESHOLDS_MM
+from landmarking.evaluation.predictions import SDR_THRESHOLDS_MM
 
 
 def euclidean_distance(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +66,8 @@ def ensemble_loss(predicted: Tensor, true: Tensor) -> Tensor:
 
 # Radial error and SDR as a metric of torchmetrics, for validation and test steps.
 #
-# The same definitions as `landmarking.evaluation.metrics`, which tables are made with; here on the
-# device, batch by batch, and summed over processes.
+# The same definitions as `landmarking.evaluation.predictions`, which tables are made with; here on
+# the device, batch by batch, and summed over processes.
 
 
 class WeightedMean(Metric):

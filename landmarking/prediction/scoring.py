@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from landmarking.data.splits import read_split
 from landmarking.errors import ConfigError, LandmarkError
-from landmarking.evaluation.metrics import mean_sd, radial_error_mm, sdr_counts
+from landmarking.evaluation.predictions import mean_sd, radial_error_mm, sdr_counts
 from landmarking.files import write_text
 from landmarking.geometry import Array, SliceGeometry
 from landmarking.landmarks import landmark_set, read_landmarks

@@ -15,9 +15,8 @@ from landmarking.cohort.records import Cohort, ScanRecord
 from landmarking.errors import ConfigError
 from landmarking.files import readable, refuse_foreign
 from landmarking.imaging.intensity import mean_quantiles, read_reference, save_reference
-from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
+from landmarking.imaging.pipeline import MAPS, PreprocessSettings, histogram_reference
 from landmarking.imaging.quality import Value, landmark_figures, misplaced
-from landmarking.imaging.slicing import MAPS
 from landmarking.landmarks import LandmarkSet
 from landmarking.preparation.cache import (
     STAGE_SETTINGS,

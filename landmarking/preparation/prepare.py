@@ -31,9 +31,14 @@ from landmarking.preparation.assembly import (
 )
 from landmarking.preparation.cache import STAGE_VERSIONS, StageCache, stage_key
 from landmarking.preparation.jobs import Job, PreparedScan, prepare_scans
-from landmarking.preparation.portable import is_prepared, open_prepared, pack_prepared
 from landmarking.preparation.prepared import INDEX, PreparedCohort, load_prepared
-from landmarking.preparation.sources import CohortConfig, open_cohort
+from landmarking.preparation.sources import (
+    CohortConfig,
+    is_prepared,
+    open_cohort,
+    open_prepared,
+    pack_prepared,
+)
 from landmarking.processes import available_cores
 
 logger = logging.getLogger(__name__)

@@ -202,7 +202,7 @@ class PreparedCohort:
         pixel_to_world: One matrix a slice, shape (N, 4, 4); see `SliceGeometry`.
         records: Whose slices they are, N of them.
         settings: What the slices were made with, as plain values.
-        tissues: Tissue maps on the slices (`landmarking.imaging.slicing`), uint8, shape
+        tissues: Tissue maps on the slices (`landmarking.imaging.pipeline`), uint8, shape
             (N, 4, H, W), all zero where a scan has none; None where no scan has any.
     """
 

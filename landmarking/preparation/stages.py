@@ -25,11 +25,11 @@ from landmarking.imaging.pipeline import (
     plane_stage,
     register_stage,
     slice_stage,
+    tissue_maps,
 )
 from landmarking.imaging.quality import intensity_figures, outside_share
 from landmarking.imaging.registration import Registration
 from landmarking.imaging.scan import Scan, load_scan, to_pil
-from landmarking.imaging.slicing import tissue_maps
 from landmarking.preparation.cache import (
     TISSUES,
     Entry,

@@ -18,11 +18,11 @@ from landmarking.config import settings
 from landmarking.data.datamodule import LandmarkDataModule
 from landmarking.data.splits import named, people_learnt_from, read_split
 from landmarking.errors import CohortError, ConfigError
-from landmarking.evaluation.metrics import mean_sd
 from landmarking.evaluation.predictions import (
     RunIdentity,
     ScoredScan,
     build_predictions,
+    mean_sd,
     read_predictions,
     write_predictions,
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from landmarking.cohort.bids import gather, main, read_cohort, scan_path
-from landmarking.cohort.participants import read_participants
+from landmarking.cohort.records import read_participants
 from landmarking.errors import CohortError, LandmarkError
 from landmarking.landmarks import landmark_set, read_landmarks, write_fcsv, write_markups
 from landmarking.preparation.sources import CohortConfig, group_remarks

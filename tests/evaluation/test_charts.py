@@ -18,7 +18,7 @@ from landmarking.evaluation.charts import (
     save,
     slug,
 )
-from landmarking.evaluation.metrics import mean_sd, sdr
+from landmarking.evaluation.predictions import mean_sd, sdr
 from landmarking.evaluation.report import ReportConfig, compute_results, draw_figures, format_tables
 from landmarking.evaluation.statistics import ALL, table_1
 from landmarking.evaluation.study import load_study

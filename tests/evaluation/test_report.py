@@ -19,8 +19,8 @@ from landmarking.evaluation.report import (
     render_page,
     run_report,
 )
-from landmarking.evaluation.screenshots import Browser, find_chromium
 from landmarking.evaluation.study import load_study
+from screenshots import Browser, find_chromium
 
 # A report's files: complete, and the same bytes every time.
 

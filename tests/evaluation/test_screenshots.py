@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+import screenshots
 from landmarking.errors import ConfigError, LandmarkingError
-from landmarking.evaluation import screenshots
-from landmarking.evaluation.screenshots import ScreenshotsConfig, find_chromium, take_screenshots
+from screenshots import ScreenshotsConfig, find_chromium, take_screenshots
 
 needs_chromium = pytest.mark.skipif(
     find_chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from landmarking.evaluation.metrics import percent_half_up
+from landmarking.evaluation.predictions import percent_half_up
 from landmarking.evaluation.statistics import (
     by_landmark,
     by_seed,

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from landmarking.evaluation.metrics import percent_half_up
+from landmarking.evaluation.predictions import percent_half_up
 from landmarking.evaluation.statistics import table_1
 from landmarking.evaluation.study import load_study
 from landmarking.evaluation.tables import (

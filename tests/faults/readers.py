@@ -18,8 +18,8 @@ from landmarking.cohort.slices import read_slice_image, read_slice_points, read_
 from landmarking.imaging.scan import load_scan
 from landmarking.landmarks import landmark_set, read_landmarks, write_fcsv, write_markups
 from landmarking.preparation.cache import Entry, FileDigests, StageCache, stage_key
-from landmarking.preparation.portable import pack_prepared, unpack_prepared
 from landmarking.preparation.prepared import FORMAT, IMAGES, INDEX, load_prepared
+from landmarking.preparation.sources import pack_prepared, unpack_prepared
 
 MSP8 = landmark_set("msp8")
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])

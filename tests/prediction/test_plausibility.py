@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from landmarking.cohort.real_people import FOLDER
+from landmarking.cohort.tree import PEOPLE_FOLDER
 from landmarking.errors import PredictionsError
 from landmarking.landmarks import landmark_set, read_landmarks
 from landmarking.prediction.calibration import (
@@ -70,7 +70,7 @@ def test_one_point_out_of_place_is_the_one_that_is_named():
 
 def test_real_people_are_plausible_and_swapped_landmarks_are_not():
     names = landmark_set("msp8").names
-    files = sorted((FOLDER / "people").glob("*.fcsv"))
+    files = sorted((PEOPLE_FOLDER / "people").glob("*.fcsv"))
     points = np.array([[read_landmarks(f)[n][1:] for n in names] for f in files])
     shape = fit_shape(points[::2])
     assert shape.implausible(points[1::2]).any(axis=1).mean() < 0.3

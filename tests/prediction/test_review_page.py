@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from landmarking.evaluation.screenshots import Browser, find_chromium
 from landmarking.prediction.batch import Outcome, Target
 from landmarking.prediction.review_page import MARK, reviewed_scans, write_review
+from screenshots import Browser, find_chromium
 
 
 def record(flags=(), radius=1.0, marks=()):

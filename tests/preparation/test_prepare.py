@@ -14,8 +14,7 @@ import pytest
 
 from landmarking.errors import CohortError
 from landmarking.imaging.intensity import Reference
-from landmarking.imaging.pipeline import PreprocessSettings
-from landmarking.imaging.slicing import tissue_maps
+from landmarking.imaging.pipeline import PreprocessSettings, tissue_maps
 from landmarking.landmarks import landmark_set, read_landmarks, write_markups
 from landmarking.preparation.cache import STAGES
 from landmarking.preparation.prepare import (

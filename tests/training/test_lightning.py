@@ -18,8 +18,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from landmarking.config import PROJECT, settings
 from landmarking.data.datamodule import LandmarkDataModule
 from landmarking.errors import ConfigError
-from landmarking.evaluation.metrics import radial_error_mm, sdr
-from landmarking.evaluation.predictions import read_predictions
+from landmarking.evaluation.predictions import radial_error_mm, read_predictions, sdr
 from landmarking.models.coordinate_cnn import CoordinateCNN
 from landmarking.models.losses import RadialErrors, multi_landmark_loss
 from landmarking.models.module import LandmarkModule, Schedule, predict_points

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from landmarking.cohort.real_people import FOLDER, GROUPS, raters, read_people
+from landmarking.cohort.tree import PEOPLE_FOLDER, PEOPLE_GROUPS, raters, read_people
 from landmarking.config import PROJECT
 from landmarking.errors import CohortError
 from landmarking.landmarks import landmark_set, read_landmarks
 
-FILES = {group: sorted((FOLDER / group).glob("*.fcsv")) for group in GROUPS}
+FILES = {group: sorted((PEOPLE_FOLDER / group).glob("*.fcsv")) for group in PEOPLE_GROUPS}
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def tree(tmp_path):
 
 def test_the_tree_is_read_with_our_landmarks(tree):
     cohort = read_people(tree)
-    assert [len(cohort.select([group])) for group in GROUPS] == [47, 10]
+    assert [len(cohort.select([group])) for group in PEOPLE_GROUPS] == [47, 10]
     assert len({scan.participant_id for scan in cohort.scans}) == 57
     scan = next(scan for scan in cohort.scans if scan.scan_id == "ds002748_sub-03")
     assert (scan.group, scan.sex, scan.age) == ("ten", "F", 47.0)

@@ -1,5 +1,7 @@
 """Pictures of the report and of TensorBoard for the documentation, by a headless Chromium.
 
+    python experiments/benchmarks/screenshots.py runs=outputs/demo
+
 The browser shows a page as a person would see it, also for the test that a page raises no error
 and sorts. Protocol: https://chromedevtools.github.io/devtools-protocol/
 """
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from arguments import main, read_arguments
 from landmarking.config import PROJECT
 from landmarking.errors import ConfigError, LandmarkingError
 from landmarking.files import atomic_path
@@ -203,11 +206,11 @@ _SETTLED = "new Promise(done => setTimeout(() => done(document.readyState), {ms}
 
 @dataclass
 class ScreenshotsConfig:
-    """conf/screenshots.yaml.
+    """What is pictured.
 
     Attributes:
         runs: Folder of a study with its report.
-        output: Where the pictures go; null takes docs/images of this checkout.
+        output: Where the pictures go; none: docs/images of this checkout.
         tensorboard: Show the study in TensorBoard too.
         settle_s: Seconds that TensorBoard gets to draw a tab.
     """
@@ -300,3 +303,12 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], end: float) -> Non
         except OSError:
             time.sleep(0.3)
     raise LandmarkingError(f"TensorBoard does not answer on {address}")
+
+
+def run(arguments: list[str]) -> str:
+    """Take the pictures that the command line asks for; their paths."""
+    return "\n".join(map(str, take_screenshots(read_arguments(ScreenshotsConfig, arguments))))
+
+
+if __name__ == "__main__":
+    main(run)
