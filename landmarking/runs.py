@@ -110,6 +110,11 @@ class RunFolder:
         return self.path / "slices.npz"
 
     @property
+    def scans(self) -> Path:
+        """What became of every test scan: done, flagged, or failed before there was a slice."""
+        return self.path / "scans.csv"
+
+    @property
     def predictions(self) -> Path:
         """What was predicted; its presence says that the run is finished."""
         return self.path / "predictions.csv"
@@ -221,8 +226,8 @@ class RunFolder:
         Raises:
             OSError: If a file cannot be read or the folder not be written.
         """
-        kept = (self.config, self.provenance, self.split, self.history, self.slices, self.model)
-        files = {str(path.relative_to(self.path)): path for path in kept if path.exists()}
+        kept = (self.config, self.provenance, self.split, self.history, self.slices, self.scans)
+        files = {str(p.relative_to(self.path)): p for p in (*kept, self.model) if p.exists()}
         seal(self.path, {**files, self.predictions.name: predictions})
 
     def _check_same(

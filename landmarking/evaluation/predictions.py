@@ -307,7 +307,8 @@ def sdr_counts(
     """Hits within each radius, and how many landmarks were scored.
 
     Args:
-        errors_mm: Radial errors in mm, any shape; NaN where there is no truth.
+        errors_mm: Radial errors in mm, any shape; NaN where there is no truth, infinite where
+            the scan came to nothing.
         thresholds_mm: Radii in mm, shape (T,); an error equal to a radius is a hit.
 
     Returns:
@@ -350,8 +351,8 @@ def percent_half_up(hits: int, scored: int, decimals: int = 2) -> str:
 
 
 def mean_sd(errors_mm: ArrayLike) -> tuple[float, float]:
-    """Mean and sample standard deviation (n - 1) in mm of the errors that are not NaN."""
+    """Mean and sample standard deviation (n - 1) in mm of the errors that are finite."""
     errors: NDArray[Any] = np.asarray(errors_mm, dtype=np.float64).ravel()
-    errors = errors[~np.isnan(errors)]
+    errors = errors[np.isfinite(errors)]
     mean = float(errors.mean()) if errors.size else float("nan")
     return mean, float(errors.std(ddof=1)) if errors.size > 1 else float("nan")

@@ -256,6 +256,10 @@ _SHOWN = 3
 """Models drawn on slices where a study has many."""
 
 
+FAILURES = ("misses", "left_out")
+"""What a scan that came to no slice can be in the rates."""
+
+
 @dataclass
 class ReportConfig:
     """conf/report.yaml.
@@ -264,6 +268,8 @@ class ReportConfig:
         runs: Folder of the study to report on.
         compare: Two or more studies' folders to put side by side instead.
         allow_mixed: Pool runs of different cohorts, splits, landmarks or test scans all the same.
+        failures: `misses`: scans that came to no slice count as misses in every rate; `left_out`:
+            they do not count at all.
         output: Folder of the report; null takes `report` inside `runs`, or a folder named after
             the studies beside the first of them.
         resamples: Without effect, since intervals have a closed form; kept for old command lines.
@@ -274,6 +280,7 @@ class ReportConfig:
     runs: str | None = None
     compare: list[str] = field(default_factory=list)
     allow_mixed: bool = False
+    failures: str = "misses"
     output: str | None = None
     resamples: int = 10_000
     permutations: int = 10_000
@@ -289,6 +296,10 @@ class ReportConfig:
             raise ConfigError("report: give either runs=DIR or compare=DIR,DIR")
         if self.compare and len(self.compare) < 2:
             raise ConfigError("report: compare needs two folders or more, compare=DIR,DIR")
+        if self.failures not in FAILURES:
+            raise ConfigError(
+                f"report: failures is one of {', '.join(FAILURES)}, found {self.failures!r}"
+            )
         if self.permutations < 100:
             raise ConfigError("report: permutations are at least 100")
 
@@ -367,7 +378,7 @@ def write_report(study: Study, folder: Path, config: ReportConfig) -> str:
         PredictionsError: If a file beside the predictions is damaged.
     """
     results = compute_results(study, config)
-    shown = format_tables(study, results)
+    shown = format_tables(study, results, counted=config.failures == "misses")
     remove_leftovers(folder)
     unrounded = vars(results) | {"table1": tables.with_published(results.table1)}
     write_tables(folder / "tables", shown, unrounded)
@@ -384,12 +395,13 @@ def write_report(study: Study, folder: Path, config: ReportConfig) -> str:
 def compute_results(study: Study, config: ReportConfig) -> Results:
     """Every number of the report; see `ReportConfig` for draws and seed."""
     frame, names, seed = study.frame, study.landmarks, config.seed
+    counted = study.with_failures() if config.failures == "misses" else frame
     return Results(
-        table1=table_1(frame),
-        landmarks=by_landmark(frame, names),
+        table1=table_1(counted),
+        landmarks=by_landmark(counted, names),
         models=compare_models(frame, names, permutations=config.permutations, seed=seed),
         groups=compare_groups(frame, names, permutations=config.permutations, seed=seed),
-        seeds=by_seed(frame),
+        seeds=by_seed(counted),
         space=in_space(frame),
         adaptation=adaptation(study, permutations=config.permutations, seed=seed),
     )
@@ -401,8 +413,14 @@ def study_notes(study: Study) -> list[str]:
     return notes + [f"Mixed on request: {warning}." for warning in study.warnings]
 
 
-def format_tables(study: Study, results: Results) -> list[Table]:
-    """The tables in the report's order, Table 1 first; those without rows are left out."""
+def format_tables(study: Study, results: Results, *, counted: bool = True) -> list[Table]:
+    """The tables in the report's order, Table 1 first; those without rows are left out.
+
+    Args:
+        study: The runs.
+        results: Their figures.
+        counted: Whether failed scans are misses in the rates.
+    """
     notes, models = study_notes(study), results.models
     on_models = notes
     if study.frame["model"].nunique() > MOST:
@@ -410,6 +428,7 @@ def format_tables(study: Study, results: Results) -> list[Table]:
         on_models = [*notes, "Landmark by landmark: models.csv."]
     shown = [
         tables.paper_table(results.table1, notes),
+        tables.scans_table(study.scans, counted, notes),
         tables.landmark_table(results.landmarks, notes),
         tables.landmark_sdr_table(results.landmarks, notes),
         tables.space_table(results.space, notes),

@@ -38,17 +38,21 @@ def intervals(rows: pd.DataFrame, *, level: float = 0.95) -> dict[str, float]:
         has fewer than two people who were scored.
     """
     known = rows[rows["error_mm"].notna()]
+    scored = known.loc[np.isfinite(known["error_mm"]), ["group", "participant_id"]]
     names = ["mean_mm", *(f"sdr_{radius:g}mm_percent" for radius in SDR_THRESHOLDS_MM)]
     people = [_person_sums(part) for _, part in known.groupby("group", sort=True)]
-    if not people or min(map(len, people)) < 2:
+    counts = scored.drop_duplicates().groupby("group").size()
+    if not people or len(counts) < len(people) or counts.min() < 2:
         return {f"{name}_{end}": float("nan") for name in names for end in ("low", "high")}
     total = np.add.reduce([each.sum(axis=0) for each in people])
-    ratios = total[1:] / total[0]
-    variances = np.add.reduce([_ratio_variance(each, ratios, total[0]) for each in people])
+    # The mean is over points that were predicted, rates are over those of failed scans as well.
+    under = np.array([0, *(1 for _ in SDR_THRESHOLDS_MM)])
+    ratios = total[2:] / total[under]
+    variances = np.add.reduce([_ratio_variance(each, ratios, under, total) for each in people])
     freedom = sum(len(each) - 1 for each in people)
-    ends = [_mean_ends(ratios[0], variances[0], freedom, level)]
+    ends = [_mean_ends(ratios[0], variances[0], int(counts.sum()) - len(counts), level)]
     ends += [
-        _rate_ends(rate, variance, total[0], freedom, level)
+        _rate_ends(rate, variance, total[1], freedom, level)
         for rate, variance in zip(ratios[1:], variances[1:], strict=True)
     ]
     result: dict[str, float] = {}
@@ -58,22 +62,26 @@ def intervals(rows: pd.DataFrame, *, level: float = 0.95) -> dict[str, float]:
 
 
 def _person_sums(rows: pd.DataFrame) -> Array:
-    """Per person: points scored, summed error, hits by radius; shape (people, 2 + radii)."""
+    """Per person: points predicted, points, summed error, hits; shape (people, 3 + radii)."""
     person = pd.factorize(rows["participant_id"], sort=True)[0]
     errors = rows["error_mm"].to_numpy()
+    predicted = np.isfinite(errors)
     values = [
+        predicted.astype(float),
         np.ones_like(errors),
-        errors,
+        np.where(predicted, errors, 0.0),
         *((errors <= r).astype(float) for r in SDR_THRESHOLDS_MM),
     ]
     return np.stack([np.bincount(person, weights=value) for value in values], axis=1)
 
 
-def _ratio_variance(sums: Array, ratios: Array, points: float) -> Array:
+def _ratio_variance(sums: Array, ratios: Array, under: NDArray[np.int64], total: Array) -> Array:
     """A group's part of the variance of ratios of sums over people, shape (1 + radii,)."""
-    apart = (sums[:, 1:] - ratios * sums[:, :1]) / points
-    count = len(sums)
-    return np.asarray(count * apart.var(axis=0, ddof=1))
+    apart = (sums[:, 2:] - ratios * sums[:, under]) / total[under]
+    # Whoever has no point to divide by says nothing of the spread.
+    counts = (sums[:, under] > 0.0).sum(axis=0)
+    squares = (apart**2).sum(axis=0) - apart.sum(axis=0) ** 2 / counts
+    return np.asarray(counts / np.maximum(counts - 1, 1) * squares)
 
 
 def _mean_ends(mean: float, variance: float, freedom: int, level: float) -> tuple[float, float]:
@@ -307,28 +315,32 @@ def summarise(rows: pd.DataFrame, *, level: float = 0.95) -> dict[str, float | i
         level: Coverage of the intervals.
 
     Returns:
-        people (with a landmark scored), landmarks, seeds, n (landmarks scored), missing,
-        mean_mm, sd_mm, median_mm, seed_sd_mm (spread of the seeds' means), hits and sdr by
-        radius, and the intervals `<name>_low` and `<name>_high` of mean_mm and of each sdr.
+        people (with a landmark scored), landmarks, seeds, n (landmarks scored), missing, failed
+        (points of scans that came to nothing: misses at every radius, part of no mean), mean_mm,
+        sd_mm, median_mm, seed_sd_mm (spread of the seeds' means), hits and sdr by radius, and the
+        intervals `<name>_low` and `<name>_high` of mean_mm and of each sdr.
     """
     errors = rows["error_mm"].to_numpy()
-    hits, scored = sdr_counts(errors)
+    hits, points = sdr_counts(errors)
+    found = rows[np.isfinite(errors)]
+    scored = len(found)
     mean, deviation = mean_sd(errors)
-    by_seed = rows.groupby("seed")["error_mm"].mean()
+    by_seed = found.groupby("seed")["error_mm"].mean()
     cell: dict[str, float | int] = {
-        "people": rows.loc[rows["error_mm"].notna(), "participant_id"].nunique(),
+        "people": found["participant_id"].nunique(),
         "landmarks": rows["landmark"].nunique(),
         "seeds": rows["seed"].nunique(),
         "n": scored,
-        "missing": len(errors) - scored,
+        "missing": len(errors) - points,
+        "failed": points - scored,
         "mean_mm": mean,
         "sd_mm": deviation,
-        "median_mm": float(np.nanmedian(errors)) if scored else float("nan"),
+        "median_mm": float(found["error_mm"].median()) if scored else float("nan"),
         "seed_sd_mm": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else float("nan"),
     }
     for radius, count in zip(SDR_THRESHOLDS_MM, hits, strict=True):
         cell[f"hits_{radius:g}mm"] = int(count)
-        cell[f"sdr_{radius:g}mm_percent"] = 100.0 * count / scored if scored else float("nan")
+        cell[f"sdr_{radius:g}mm_percent"] = 100.0 * count / points if points else float("nan")
     return cell | intervals(rows, level=level)
 
 

@@ -126,6 +126,25 @@ class Run:
                 f"{path}: cannot be read as slices ({error}); {_WAYS_OUT}"
             ) from error
 
+    @cached_property
+    def scans(self) -> pd.DataFrame:
+        """What became of every test scan, scans.csv; no rows where a run has none.
+
+        Raises:
+            PredictionsError: If the file is damaged.
+            RunError: If it is not what the run has written.
+        """
+        path = self.folder / "scans.csv"
+        check_sealed(self.folder, path.name)
+        if not path.is_file():
+            return pd.DataFrame(columns=["scan_id", "participant_id", "group", "state", "reason"])
+        try:
+            return pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise PredictionsError(
+                f"{path}: cannot be read as a table ({error}); {_WAYS_OUT}"
+            ) from error
+
     def _mapping(self, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         path = self.folder / name
         check_sealed(self.folder, name)
@@ -174,6 +193,36 @@ class Study:
             *(name for name in known if name in found),
             *(name for name in found if name not in known),
         )
+
+    @cached_property
+    def scans(self) -> pd.DataFrame:
+        """What became of every test scan, each once: scans.csv of the runs, with the cohort."""
+        found = [run.scans.assign(cohort=run.predictions["cohort"].iloc[0]) for run in self.runs]
+        table = pd.concat(found, ignore_index=True)
+        return table.drop_duplicates(["cohort", "scan_id"]).reset_index(drop=True)
+
+    def with_failures(self) -> pd.DataFrame:
+        """All rows, and for every scan that came to no slice a row by run and landmark.
+
+        The error of such a row is infinite: a miss at every radius, and part of no mean.
+        """
+        rows = []
+        for run in self.runs:
+            failed = run.scans[run.scans["state"] == "failed"]
+            points = self.frame[self.frame["run"] == run.name].drop_duplicates("landmark")
+            for row in failed.itertuples():
+                person = str(row.participant_id)
+                if self.frame["cohort"].nunique() > 1:
+                    person = f"{points['cohort'].iloc[0]}/{person}"
+                missed = points.assign(
+                    scan_id=str(row.scan_id), participant_id=person, group=str(row.group)
+                )
+                rows.append(missed.assign(error_mm=np.inf, mean_error_mm=np.inf))
+        if not rows:
+            return self.frame
+        # Every fold of a cross-validation lists the same scans.
+        once = ["cohort", "model", "seed", "scan_id", "landmark"]
+        return pd.concat([self.frame, pd.concat(rows).drop_duplicates(once)], ignore_index=True)
 
     @property
     def slices(self) -> dict[str, NDArray[np.uint8]]:

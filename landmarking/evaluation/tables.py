@@ -349,7 +349,51 @@ def _table_1_notes(summary: pd.DataFrame) -> list[str]:
     missing = int(summary.loc[summary["model"] != NO_SKILL, "missing"].max())
     if missing:
         notes.append(f"Landmarks without truth are left out, never counted: up to {missing} a row.")
+    failed = int(summary["failed"].max()) if "failed" in summary else 0
+    if failed:
+        notes.append(
+            "Scans that came to no slice count as misses at every radius, and in no mean error "
+            f"(failures=misses): up to {failed} points a row."
+        )
     return notes
+
+
+def scans_table(scans: pd.DataFrame, counted: bool, notes: Sequence[str] = ()) -> Table:
+    """How many test scans were predicted, flagged and failed, by group.
+
+    Args:
+        scans: `Study.scans`.
+        counted: Whether failed scans are misses in the rates.
+        notes: Sentences that go first under the table.
+    """
+    states = ("done", "flagged", "failed")
+    rows = []
+    for group in group_order(scans["group"]):
+        part = scans[scans["group"] == group]
+        count = {state: int((part["state"] == state).sum()) for state in states}
+        cells = (len(part), part["participant_id"].nunique(), *count.values())
+        rows.append((str(group), *map(str, cells)))
+    failed = scans[scans["state"] == "failed"]
+    why = [f"{row.scan_id}: {row.reason}" for row in failed.head(5).itertuples()]
+    if len(failed) > len(why):
+        why.append(f"{len(failed) - len(why)} more: scans.csv of the runs.")
+    said = (
+        "Failed: no slice could be made. In rates such a scan is "
+        + (
+            "a miss at every radius (failures=misses)"
+            if counted
+            else "left out (failures=left_out)"
+        )
+        + "; it is part of no mean error, test or figure."
+    )
+    return Table(
+        name="scans",
+        title="Test scans: what was predicted, flagged, and failed",
+        header=("Group", "scans", "people", "fine", "flagged", "failed"),
+        rows=tuple(rows),
+        notes=(*notes, "Flagged: by the rules of preparation (qc.csv); they count.", said, *why),
+        text_columns=1,
+    )
 
 
 def measured(record: dict[Any, Any]) -> tuple[str, ...]:
@@ -360,7 +404,7 @@ def measured(record: dict[Any, Any]) -> tuple[str, ...]:
 
 
 def _rates(record: dict[Any, Any]) -> tuple[str, ...]:
-    scored = int(record["n"])
+    scored = int(record["n"]) + int(record.get("failed", 0))
     hits = (int(record[f"hits_{radius:g}mm"]) for radius in SDR_THRESHOLDS_MM)
     return tuple(percent_half_up(count, scored) if scored else DASH for count in hits)
 
@@ -369,6 +413,9 @@ def _printed(row: PublishedRow) -> tuple[str, ...]:
     n = DASH if row.n is None else str(row.n)
     rates = (DASH if cell is None else cell for cell in row.sdr_percent)
     return (n, plus_minus(row.mean_mm, row.sd_mm), DASH, *rates)
+
+
+_COUNTS = ("people", "landmarks", "seeds", "n", "missing", "failed")
 
 
 def with_published(summary: pd.DataFrame) -> pd.DataFrame:
@@ -387,7 +434,7 @@ def with_published(summary: pd.DataFrame) -> pd.DataFrame:
             record[f"hits_{radius:g}mm"] = hits
         others.append(record)
     names = [str(name) for name in ours]
-    counts = [name for name in names if name in ("people", "landmarks", "seeds", "n", "missing")]
+    counts = [name for name in names if name in _COUNTS]
     counts += [name for name in names if name.startswith("hits_")]
     whole = dict.fromkeys(counts, "Int64")
     extra = pd.DataFrame(others).reindex(columns=ours.columns)

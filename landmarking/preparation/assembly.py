@@ -38,10 +38,14 @@ SKIPPED = "skipped.csv"
 """Scans that were left out, with the reason; there only if there are any."""
 
 
-def _write_skipped(path: Path, skipped: Mapping[str, str]) -> None:
+def _write_skipped(path: Path, skipped: Mapping[str, str], cohort: Cohort) -> None:
+    known = {scan.scan_id: scan for scan in cohort.scans}
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([("scan_id", "problem"), *skipped.items()])
+        writer.writerow(("scan_id", "problem", "participant_id", "group"))
+        for scan_id, problem in skipped.items():
+            scan = known[scan_id]
+            writer.writerow((scan_id, problem, scan.participant_id, scan.group))
 
 
 def read_skipped(folder: Path) -> dict[str, str]:
@@ -51,6 +55,44 @@ def read_skipped(folder: Path) -> dict[str, str]:
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         return {row["scan_id"]: row["problem"] for row in csv.DictReader(file)}
+
+
+def scan_states(cohort: PreparedCohort, groups: Sequence[str]) -> list[dict[str, str]]:
+    """What became of every scan of some groups, those that came to no slice included.
+
+    Args:
+        cohort: A prepared cohort. One that was carried in a file has lost what was flagged and
+            left out: all of its scans are `done`.
+        groups: Groups wanted.
+
+    Returns:
+        Rows with `scan_id`, `participant_id`, `group`, `state` (`done`, `flagged` or `failed`) and
+        `reason`, in the order of the cohort, failed ones last.
+    """
+    flags, failed = (_rows(cohort.folder / name, frozenset(groups)) for name in (QUALITY, SKIPPED))
+    reasons = {row["scan_id"]: row["reason"] for row in flags if row["flagged"] == "True"}
+    chosen = [cohort.records[index] for index in cohort.indices(groups)]
+    done = [
+        (r.scan_id, r.participant_id, r.group, "flagged" if r.scan_id in reasons else "done",
+         reasons.get(r.scan_id, ""))
+        for r in chosen
+    ]  # fmt: skip
+    left_out = [
+        (row["scan_id"], row["participant_id"], row["group"], "failed", row["problem"])
+        for row in failed
+    ]
+    return [dict(zip(STATE_COLUMNS, row, strict=True)) for row in (*done, *left_out)]
+
+
+STATE_COLUMNS = ("scan_id", "participant_id", "group", "state", "reason")
+
+
+def _rows(path: Path, groups: frozenset[str]) -> list[dict[str, str]]:
+    """Rows of a table beside the slices, of some groups; none where there is no such table."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row.get("group") in groups]
 
 
 def input_digests(cohort: Cohort, outputs: Path, workers: int) -> dict[Path, str]:
@@ -165,7 +207,7 @@ def save_cohort(
     def add_quality_control(unfinished: Path) -> None:
         (unfinished / QUALITY).write_text(readable(quality_csv(quality)), encoding="utf-8")
         if skipped:
-            _write_skipped(unfinished / SKIPPED, skipped)
+            _write_skipped(unfinished / SKIPPED, skipped, cohort)
         points_px = np.stack(
             [
                 item.geometry.to_pixel(scan.points_mm)

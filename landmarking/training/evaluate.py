@@ -31,6 +31,7 @@ from landmarking.geometry import Array
 from landmarking.models.build import read_checkpoint
 from landmarking.models.module import LandmarkModule, predict_points
 from landmarking.prediction.package import open_model, packed_path, read_card
+from landmarking.preparation.assembly import STATE_COLUMNS, scan_states
 from landmarking.preparation.prepare import ensure_prepared
 from landmarking.preparation.prepared import PreparedCohort
 from landmarking.preparation.sources import CohortConfig
@@ -52,7 +53,7 @@ def write_results(
     groups: Sequence[str],
     mean_px: Array,
 ) -> None:
-    """Predict the test groups; write their slices as pictures, then the predictions.
+    """Predict the test groups; write what became of their scans, pictures, then the predictions.
 
     Args:
         folder: The run's folder; its predictions.csv comes last and marks the run as finished.
@@ -82,6 +83,9 @@ def write_results(
     pictures = {cohort.records[i].scan_id: as_bytes(cohort.images[i]) for i in chosen.tolist()}
     with atomic_path(folder.slices) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **pictures)
+    states = pd.DataFrame(scan_states(cohort, groups), columns=list(STATE_COLUMNS))
+    with atomic_path(folder.scans) as temporary:
+        states.to_csv(temporary, index=False, lineterminator="\n")
     with atomic_path(folder.predictions) as temporary:
         write_predictions(temporary, frame)
         folder.seal(temporary)

@@ -7,6 +7,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from landmarking.errors import ConfigError, PredictionsError
@@ -364,3 +365,31 @@ def test_the_page_reports_a_broken_script(tmp_path, browser):
     browser.open((tmp_path / "broken.html").as_uri())
 
     assert len(browser.problems) >= 2
+
+
+def test_failed_and_flagged_scans_are_counted_and_failures_are_misses_by_choice(make_study):
+    folder = make_study(people={"HS": 4}, slices=False).write()
+    for run in folder.glob("*-seed*"):
+        (run / "scans.csv").write_text(
+            "scan_id,participant_id,group,state,reason\n"
+            "sub-HS00_ses-01,sub-HS00,HS,flagged,low symmetry\n"
+            "sub-HS90_ses-01,sub-HS90,HS,failed,truncated\n"
+        )
+    rates = {}
+    for failures in ("misses", "left_out"):
+        output = folder / failures
+        run_report(
+            ReportConfig(runs=str(folder), output=str(output), failures=failures, permutations=100)
+        )
+        table = pd.read_csv(output / "tables" / "table1.csv")
+        rates[failures] = table.loc[table["source"] == "this study", "sdr_5mm_percent"]
+        page = (output / "tables" / "scans.md").read_text()
+        assert "| HS    |     2 |      2 |    0 |       1 |      1 |" in page
+        assert "sub-HS90_ses-01: truncated" in page
+        assert f"failures={failures}" in page
+    assert (rates["misses"] < rates["left_out"]).all()
+
+
+def test_an_unknown_choice_for_failures_is_refused():
+    with pytest.raises(ConfigError, match="failures is one of misses, left_out, found 'ignore'"):
+        ReportConfig(runs="x", failures="ignore")

@@ -418,3 +418,31 @@ def test_error_in_space_is_that_in_the_plane_and_the_planes_own(make_study):
     assert row["off_plane_mm_mean"] == pytest.approx(part["off_plane_mm"].abs().mean())
     assert row["error_mm_mean"] == pytest.approx(part["error_mm"].mean())
     assert space_table(summary).rows[0][:3] == ("ML", "DS", str(len(part)))
+
+
+def test_failed_scans_lower_every_rate_and_touch_no_mean():
+    rng = np.random.default_rng(3)
+    people = np.repeat([f"sub-{n:02d}" for n in range(12)], 8)
+    frame = pd.DataFrame(
+        {
+            "participant_id": people,
+            "group": "HS",
+            "landmark": np.tile([f"L{n}" for n in range(8)], 12),
+            "seed": 0,
+            "error_mm": rng.gamma(2.0, 0.8, 96),
+        }
+    )
+    failed = frame.iloc[:16].assign(
+        participant_id=np.repeat(["sub-90", "sub-91"], 8), error_mm=np.inf
+    )
+    far = failed.assign(error_mm=99.0)
+
+    clean, both = summarise(frame), summarise(pd.concat([frame, failed]))
+    as_if_far = summarise(pd.concat([frame, far]))
+
+    for name in ("people", "n", "mean_mm", "sd_mm", "median_mm", "mean_mm_low", "mean_mm_high"):
+        assert both[name] == pytest.approx(clean[name]), name
+    assert (both["failed"], clean["failed"]) == (16, 0)
+    for name in (name for name in both if name.startswith(("sdr_", "hits_"))):
+        assert both[name] == pytest.approx(as_if_far[name]), name
+    assert both["sdr_5mm_percent"] == pytest.approx(clean["sdr_5mm_percent"] * 96 / 112)

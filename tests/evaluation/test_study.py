@@ -181,3 +181,37 @@ def test_a_missing_fold_is_refused_and_said_on_request(make_study):
         load_study(study.folder)
     warnings = load_study(study.folder, allow_mixed=True).warnings
     assert "ML seed 0 on HS: 2 of 3 folds, fold 1 is missing" in warnings
+
+
+HEADER = "scan_id,participant_id,group,state,reason"
+
+
+def list_scans(folder, *rows):
+    for run in folder.glob("*-seed*"):
+        (run / "scans.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+
+
+def test_a_scan_that_came_to_nothing_is_a_miss_of_every_landmark_and_counts_once(make_study):
+    folder = make_study(**TWO).write()
+    list_scans(
+        folder,
+        "sub-HS00_ses-01,sub-HS00,HS,flagged,low symmetry",
+        "sub-HS90_ses-01,sub-HS90,HS,failed,truncated",
+    )
+
+    study = load_study(folder)
+    missed = study.with_failures().iloc[len(study.frame) :]
+
+    assert list(study.scans["state"]) == ["flagged", "failed"]
+    assert sorted(zip(missed["model"], missed["landmark"], strict=True)) == [
+        (model, name) for model in ("ML", "SL") for name in ("AC", "PC")
+    ]
+    assert np.isinf(missed["error_mm"]).all()
+    assert set(missed["scan_id"]) == {"sub-HS90_ses-01"}
+
+
+def test_runs_without_a_list_of_scans_have_no_failures(make_study):
+    study = load_study(make_study(**TWO).write())
+
+    assert study.with_failures() is study.frame
+    assert study.scans.empty

@@ -16,6 +16,7 @@ from landmarking.errors import CohortError
 from landmarking.imaging.intensity import Reference
 from landmarking.imaging.pipeline import PreprocessSettings, tissue_maps
 from landmarking.landmarks import landmark_set, read_landmarks, write_markups
+from landmarking.preparation.assembly import scan_states
 from landmarking.preparation.cache import STAGES
 from landmarking.preparation.prepare import (
     LandmarksConfig,
@@ -267,8 +268,14 @@ def test_bad_scans_are_left_out_listed_and_remembered_on_request(cohort, log, tm
         assert len(done.skipped) == 3
         assert "truncated or damaged" in done.skipped[0]
     rows = (done.prepared.folder / "skipped.csv").read_text().splitlines()
-    assert rows[0] == "scan_id,problem"
+    assert rows[0] == "scan_id,problem,participant_id,group"
     assert [row.split(",")[0] for row in rows[1:]] == [scan.scan_id for scan in cohort.scans[:3]]
+    states = scan_states(done.prepared, done.prepared.groups)
+    assert {row["scan_id"]: row["state"] for row in states if row["state"] == "failed"} == {
+        scan.scan_id: "failed" for scan in cohort.scans[:3] if scan.group in done.prepared.groups
+    }
+    assert states[0]["scan_id"] == cohort.scans[3].scan_id
+    assert states[0]["state"] in ("done", "flagged")
     # What is there was made without them: whoever wants all is told.
     with pytest.raises(CohortError, match="3 of 4 scans cannot be used"):
         prepare(cohort, LANDMARKS, SETTINGS, outputs, workers=1)

@@ -48,7 +48,7 @@ def test_a_run_leaves_everything_that_its_folder_promises(
     names = {path.name for path in result.folder.iterdir()}
     assert names == {
         "config.yaml", "provenance.json", "split.json", "checkpoints", "predictions.csv",
-        "slices.npz", "history.csv", "tensorboard", "checksums.txt",
+        "slices.npz", "scans.csv", "history.csv", "tensorboard", "checksums.txt",
     }  # fmt: skip
     assert [path.name for path in (result.folder / "checkpoints").iterdir()] == ["model.ckpt"]
     frame = read_predictions(result.folder / "predictions.csv")
