@@ -16,21 +16,20 @@ from landmarking.cli import STARTED
 from landmarking.errors import ConfigError
 from landmarking.files import not_written, remove_leftovers
 from landmarking.landmarks import is_prediction, read_landmarks
-from landmarking.prediction.batch import Outcome, Target, find_scans, run_jobs
+from landmarking.prediction.batch import Outcome, Target, find_scans, read_record, run_jobs
 from landmarking.prediction.msp import MspJob, msp_finished, msp_job
-from landmarking.prediction.outputs import (
-    MOVED,
+from landmarking.prediction.outputs import MOVED, PredictJob, finished, predict_job
+from landmarking.prediction.scoring import Miss, compare, comparison_text
+from landmarking.prediction.summary import (
+    PAGE,
     TABLE,
-    PredictJob,
+    all_records,
     check_dataset,
     check_table,
-    finished,
-    predict_job,
     write_dataset,
+    write_review,
     write_table,
 )
-from landmarking.prediction.results import read_record
-from landmarking.prediction.scoring import Miss, compare, comparison_text
 
 
 @dataclass(frozen=True)
@@ -202,8 +201,7 @@ def run_predict(options: argparse.Namespace) -> int:
     started = startup()
     with progress_bar(options, len(jobs)) as advance:
         outcomes = run_jobs(jobs, predict_job, finished, options.workers, advance)
-    table = _write_tables(options, output)
-    page = _write_page(jobs, output, outcomes)
+    table, page = _write_summary(options, jobs[0], outcomes)
     misses = [
         miss
         for file, outcome in zip(options.truth, outcomes, strict=False)
@@ -256,26 +254,23 @@ def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) 
     ]
 
 
-def _write_tables(options: argparse.Namespace, output: Path) -> Path:
+def _write_summary(
+    options: argparse.Namespace, job: PredictJob, outcomes: Sequence[Outcome]
+) -> tuple[Path, str]:
+    """Write the table and the page; the table's path, and what to say of the page."""
+    from landmarking.prediction.package import open_model
+
+    output = job.output
     try:
         if options.bids:
             write_dataset(output)
-        return write_table(output)
+        records = all_records(output)
+        table = write_table(output, records)
+        page = write_review(output, records, outcomes, open_model(job.sources).name)
     except OSError as error:
         again = "choose another -o, then start again: finished scans are skipped"
         raise ConfigError(not_written(output / TABLE, error, again)) from error
-
-
-def _write_page(jobs: Sequence[PredictJob], output: Path, outcomes: Sequence[Outcome]) -> str:
-    from landmarking.prediction.package import open_model
-    from landmarking.prediction.review_page import PAGE, write_review
-
-    try:
-        path = write_review(output, outcomes, open_model(jobs[0].sources).name)
-    except OSError as error:
-        again = "choose another -o, then start again: finished scans are skipped"
-        raise ConfigError(not_written(output / PAGE, error, again)) from error
-    return str(path) if path else f"{output / PAGE} is somebody else's, and kept"
+    return table, str(page) if page else f"{output / PAGE} is somebody else's, and kept"
 
 
 def _predict_line(outcome: Outcome) -> str:
@@ -331,7 +326,7 @@ def run_morphometry(options: argparse.Namespace) -> int:
     Raises:
         LandmarkingError: If a file cannot be read, or there is nothing to compare.
     """
-    from landmarking.evaluation.morphometry import write
+    from landmarking.shape.morphometry import write
 
     text = write(
         [Path(file) for file in options.files],

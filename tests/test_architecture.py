@@ -17,6 +17,7 @@ BELOW = {
     "preparation": (BASE, "imaging", "cohort", "phantom"),
     "data": (BASE, "imaging", "cohort", "phantom", "preparation"),
     "evaluation": (BASE, "imaging"),
+    "shape": (BASE, "imaging", "cohort", "evaluation"),
     "models": (BASE, "imaging", "preparation", "data", "evaluation"),
     "prediction": (BASE, "imaging", "cohort", "preparation", "data", "evaluation", "models"),
     "training": (BASE, "imaging", "preparation", "data", "evaluation", "models", "prediction"),
@@ -70,7 +71,7 @@ def test_no_module_needs_itself():
 
 
 def test_the_house_is_small_and_every_name_is_there_once():
-    assert len([path for path in EVERY if path.parent.name not in LATER]) <= 92
+    assert len([path for path in EVERY if path.parent.name not in LATER]) <= 90
     assert [str(path) for path in FILES if path.read_text(encoding="utf-8").count("\n") < 30] == []
     assert max(Counter(path.parent for path in FILES).values()) <= 12
     stems = Counter(path.stem for path in FILES)

@@ -30,17 +30,21 @@ from landmarking.imaging.pipeline import (
 from landmarking.imaging.quality import refusal, scan_flags
 from landmarking.imaging.registration import CENTRE_MM
 from landmarking.imaging.scan import Scan, as_scan, scan_sha256, to_pil
-from landmarking.prediction.batch import Clock, Outcome, Record, Target, attempt
-from landmarking.prediction.outputs import same_bytes
-from landmarking.prediction.results import (
+from landmarking.prediction.batch import (
     FORMAT,
+    Clock,
+    Outcome,
+    Record,
+    Target,
     Writer,
+    attempt,
     changed_files,
     read_record,
     refuse_changed,
     remove_results,
     write_set,
 )
+from landmarking.prediction.outputs import same_bytes
 
 REACH_MM = 256.0
 """Edge of the square that the mid-sagittal slice covers."""

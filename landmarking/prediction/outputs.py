@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarking.errors import ConfigError, LandmarkError
+from landmarking.errors import LandmarkError
 from landmarking.files import (
-    file_lock,
-    file_sha256,
-    files_below,
-    parse_json,
     readable,
-    write_text,
 )
-from landmarking.geometry import Array, SliceGeometry
+from landmarking.geometry import Array
 from landmarking.imaging.scan import scan_sha256
 from landmarking.landmarks import (
     is_prediction,
@@ -34,16 +25,20 @@ from landmarking.landmarks import (
     write_fcsv,
     write_markups,
 )
-from landmarking.prediction.batch import Clock, Outcome, Record, Target, attempt
-from landmarking.prediction.predict import ScanPrediction, Section
-from landmarking.prediction.results import (
+from landmarking.prediction.batch import (
+    Clock,
+    Outcome,
+    Record,
+    Target,
     any_record,
+    attempt,
     changed_files,
     read_record,
     refuse_changed,
     remove_results,
     write_set,
 )
+from landmarking.prediction.predict import ScanPrediction, Section
 
 _FOUND, _LOOK, _PLANE = "#56B4E9", "#E69F00", "#56B4E9"
 
@@ -185,29 +180,9 @@ RECORD = "_prediction.json"
 MARKUPS = "_desc-auto_landmarks.mrk.json"
 FCSV = "_desc-auto_landmarks.fcsv"
 PICTURE = "_qc.png"
-TABLE = "landmarks.csv"
-SIDECAR = "landmarks.json"
 
 MOVED_MM = 0.001
 """A point of a file that was saved again counts as moved by hand above this."""
-
-COLUMNS = {
-    "scan": "Name of the scan, with its place below the folder that was given",
-    "landmark": "Short name, docs/landmarks.md",
-    "x_mm": "World RAS of the scan, mm to the right",
-    "y_mm": "World RAS of the scan, mm to the front",
-    "z_mm": "World RAS of the scan, mm upward",
-    "x_px": "Column of the mid-sagittal slice, pixels",
-    "y_px": "Row of the mid-sagittal slice, pixels",
-    "radius_mm": "Radius that holds the truth with the model's coverage, mm",
-    "doubt_px": "Spread of the model's heatmap, pixels",
-    "flagged": "Whether a person should look at it",
-    "flags": "Why",
-    "model": "Name of the model",
-    "path": "The scan's file",
-    "placed_by": "model, or hand where somebody has moved the point in our landmark file",
-}
-"""Columns of landmarks.csv, with what they mean."""
 
 
 def write_scan_files(
@@ -296,202 +271,6 @@ def moved_by_hand(stem: Path, record: Mapping[str, Any]) -> dict[str, Array]:
                     "beside it; remove one of the two files"
                 )
     return found
-
-
-def check_table(folder: Path) -> None:
-    """Refuse an output folder whose landmarks.csv is not as we have written it.
-
-    Args:
-        folder: Output folder.
-
-    Raises:
-        ConfigError: If a person's table would be replaced.
-    """
-    table, sidecar = folder / TABLE, folder / SIDECAR
-    if sidecar.exists() and _sidecar(sidecar) is None:
-        raise ConfigError(f"{sidecar}: {_KEPT}")
-    if not table.exists():
-        return
-    known = _sidecar(sidecar)
-    if known is not None:
-        if file_sha256(table) != known:
-            raise ConfigError(
-                f"{table}: was changed since it was written and is kept; rename it, and the "
-                "command writes another one"
-            )
-        return
-    with table.open("rb") as file:
-        first = file.readline().decode("utf-8", "replace").strip()
-    # The first version wrote no description beside it.
-    if first.split(",") != [column for column in COLUMNS if column != "placed_by"]:
-        raise ConfigError(f"{table}: {_KEPT}")
-
-
-_KEPT = "was not written by this program and is kept; move it away, or choose another -o"
-
-
-def _sidecar(path: Path) -> str | None:
-    """Digest of the table that our description beside it stands for, or None."""
-    try:
-        body = parse_json(path.read_text(encoding="utf-8"))
-        return str(body["GeneratedBy"]["TableSHA256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def write_table(folder: Path) -> Path:
-    """Write landmarks.csv from the records of all scans in a folder, and what its columns mean.
-
-    Args:
-        folder: Output folder.
-
-    Returns:
-        Path of the table.
-
-    Raises:
-        ConfigError: If a person's table would be replaced.
-        OSError: If it cannot be written.
-    """
-    rows = []
-    for path in sorted(files_below(folder)):
-        record = read_record(path) if path.name.endswith(RECORD) else None
-        if record is not None and "landmarks" in record:
-            stem = path.relative_to(folder).as_posix().removesuffix(RECORD)
-            rows += table_rows(stem, record, _moved(folder / stem, record))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    text = readable(buffer.getvalue())
-    # The table and its description are two files: one process at a time.
-    with file_lock(folder / f".{TABLE}.lock"):
-        check_table(folder)
-        (folder / TABLE).unlink(missing_ok=True)
-        write_text(folder / SIDECAR, json.dumps(_description(text), indent=1) + "\n")
-        write_text(folder / TABLE, text)
-    return folder / TABLE
-
-
-def _moved(stem: Path, record: Mapping[str, Any]) -> dict[str, Array]:
-    try:
-        return moved_by_hand(stem, record)
-    except LandmarkError:
-        # Said where the scan is done; the table then has what the model found.
-        return {}
-
-
-def _description(table: str) -> dict[str, Any]:
-    from landmarking import __version__
-
-    digest = hashlib.sha256(table.encode()).hexdigest()
-    made = {"Name": "landmarking", "Version": __version__, "TableSHA256": digest}
-    return {**{key: {"Description": text} for key, text in COLUMNS.items()}, "GeneratedBy": made}
-
-
-DATASET = "dataset_description.json"
-
-
-def check_dataset(folder: Path) -> None:
-    """Refuse the root of somebody's raw BIDS tree as the folder of derivatives.
-
-    Args:
-        folder: Output folder.
-
-    Raises:
-        ConfigError: If it says of itself that it is raw data, or cannot be read.
-    """
-    path = folder / DATASET
-    if not path.exists():
-        return
-    try:
-        body = parse_json(path.read_text(encoding="utf-8-sig"))
-        kind = body.get("DatasetType", "raw")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: is no JSON object; choose another -o") from error
-    if kind != "derivative":
-        raise ConfigError(
-            f"{path}: says that the folder holds {kind} data, and results are derivatives; choose "
-            f"-o {folder / 'derivatives' / 'landmarking'}"
-        )
-
-
-def write_dataset(folder: Path) -> None:
-    """Say in dataset_description.json that a folder is a BIDS derivative of ours, if nothing does.
-
-    Args:
-        folder: Output folder.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    from landmarking import __version__
-
-    if (folder / DATASET).exists():
-        return
-    description = {
-        "Name": "Landmarks on the mid-sagittal plane",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "landmarking", "Version": __version__}],
-    }
-    write_text(folder / DATASET, json.dumps(description, indent=1) + "\n")
-
-
-def table_rows(
-    stem: str, record: Mapping[str, Any], moved: Mapping[str, Array] | None = None
-) -> list[dict[str, Any]]:
-    """Rows of landmarks.csv of one scan, one a landmark, numbers unrounded.
-
-    Args:
-        stem: What the scan is called in the table.
-        record: What `ScanPrediction.record` gives.
-        moved: Points that a person has moved, world RAS mm by landmark.
-    """
-    rows = []
-    geometry = SliceGeometry.from_dict(record["slice"])
-    for row in record["landmarks"]:
-        point = (moved or {}).get(row["name"])
-        world, pixel = row["world_mm"], row["pixel"]
-        if point is not None:
-            known = bool(np.isfinite(point).all())
-            world = point.tolist() if known else (None, None, None)
-            pixel = geometry.to_pixel(point).tolist() if known else (None, None)
-        by_model = point is None
-        own = row["flags"] if by_model else []
-        rows.append(
-            {
-                "scan": text_name(stem, record["scan"]),
-                "landmark": row["name"],
-                **dict(zip(("x_mm", "y_mm", "z_mm"), world, strict=True)),
-                **dict(zip(("x_px", "y_px"), pixel, strict=True)),
-                "radius_mm": row["radius_mm"] if by_model else None,
-                "doubt_px": row["doubt_px"] if by_model else None,
-                "flagged": bool(own or (by_model and record["flags"])),
-                "flags": "; ".join(_reasons(own, record["flags"] if by_model else ())),
-                "model": record["model"],
-                "path": record["scan"],
-                "placed_by": "model" if by_model else "hand",
-            }
-        )
-    return rows
-
-
-def text_name(stem: str, scan: str) -> str:
-    """What a scan is called in a table, so that it stays a text: its stem, or its file's name.
-
-    Without an ending, pandas, R and spreadsheets take 007, 1e3, NA and TRUE for something else.
-    """
-    words = {"na", "n/a", "nan", "null", "none", "true", "false", "inf", "t", "f", ""}
-    try:
-        float(stem)
-    except ValueError:
-        if stem.casefold() not in words:
-            return stem
-    return Path(scan).name or f"scan-{stem}"
-
-
-def _reasons(own: Iterable[str], scans: Sequence[str]) -> list[str]:
-    return [*own, *(f"scan: {reason}" for reason in scans)]
 
 
 @dataclass(frozen=True)

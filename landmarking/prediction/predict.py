@@ -23,10 +23,9 @@ from landmarking.imaging.quality import (
     scan_flags,
 )
 from landmarking.imaging.scan import Scan, as_scan, scan_sha256, to_pil
-from landmarking.prediction.batch import Clock
+from landmarking.prediction.batch import FORMAT, Clock
 from landmarking.prediction.model import LandmarkModel
 from landmarking.prediction.package import open_model
-from landmarking.prediction.results import FORMAT
 
 
 @dataclass(frozen=True, eq=False)

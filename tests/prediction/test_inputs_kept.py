@@ -10,7 +10,7 @@ import pytest
 from landmarking.cli import main
 from landmarking.cohort.bids import Layout, read_cohort
 from landmarking.landmarks import is_prediction, read_landmarks, write_fcsv, write_markups
-from landmarking.prediction.results import read_record
+from landmarking.prediction.batch import read_record
 
 pytestmark = pytest.mark.usefixtures("known_stages")
 

@@ -8,8 +8,10 @@ import pytest
 
 from landmarking.geometry import SliceGeometry
 from landmarking.landmarks import read_landmarks
-from landmarking.prediction.outputs import read_record, write_scan_files, write_table
+from landmarking.prediction.batch import read_record
+from landmarking.prediction.outputs import write_scan_files
 from landmarking.prediction.predict import PredictedLandmark, ScanPrediction, Section
+from landmarking.prediction.summary import write_table
 
 GEOMETRY = SliceGeometry(
     np.array([[0.02, 0, -1.0, 0.5], [-1, 0, -0.02, 62], [0, -1, 0, 70], [0, 0, 0, 1.0]]), (150, 150)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from landmarking.cohort.records import known, read_table
 from landmarking.errors import ConfigError, LandmarkError
 from landmarking.evaluation.statistics import holm, unpaired_test
 from landmarking.files import atomic_path, write_text
@@ -178,21 +179,15 @@ def read_column(path: Path, column: str) -> dict[str, str]:
     """A column of participants.tsv by person; gaps are left out.
 
     Raises:
-        LandmarkError: If the file has no such column.
+        LandmarkError: If the file cannot be read or has no such column.
     """
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+    problems: list[str] = []
+    rows = read_table(path, ("participant_id", column), problems)
+    if problems:
         raise LandmarkError(
-            f"{path}: cannot be read as a table; give a participants.tsv"
-        ) from error
-    if column not in table or "participant_id" not in table:
-        raise LandmarkError(
-            f"{path}: has no column {column} beside participant_id, found "
-            f"{', '.join(table.columns)}; name one of these"
+            f"{path.parent / problems[0]}; give a participants.tsv with that column"
         )
-    pairs = zip(table["participant_id"], table[column], strict=True)
-    return {p: v.strip() for p, v in pairs if v.strip() not in ("", "n/a", "NA", "nan")}
+    return {row["participant_id"]: row[column] for row in rows if known(row[column])}
 
 
 def by_person(

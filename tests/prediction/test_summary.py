@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from landmarking.prediction.batch import Outcome, Target
-from landmarking.prediction.review_page import MARK, reviewed_scans, write_review
+from landmarking.prediction.summary import MARK, all_records, reviewed_scans, write_review
 from screenshots import Browser, find_chromium
 
 
@@ -56,7 +56,7 @@ class Items(HTMLParser):
 
 
 def test_every_scan_stands_on_the_page_with_its_state(folder):
-    text = write_review(folder, failed(folder), "some-model").read_text()
+    text = write_review(folder, all_records(folder), failed(folder), "some-model").read_text()
     page = Items(text)
     assert page.scans == [
         ("a", "fine", "1.0"),
@@ -75,7 +75,7 @@ def test_every_scan_stands_on_the_page_with_its_state(folder):
 
 def test_scans_without_a_picture_have_none(folder):
     (folder / "a_qc.png").unlink()
-    assert [scan.picture for scan in reviewed_scans(folder)] == [
+    assert [scan.picture for scan in reviewed_scans(folder, all_records(folder))] == [
         "",
         "d_qc.png",
         "sub-02/b%20%26%20c_qc.png",
@@ -83,19 +83,19 @@ def test_scans_without_a_picture_have_none(folder):
 
 
 def test_a_page_of_ours_is_written_anew_and_another_is_kept(folder):
-    path = write_review(folder, (), "m")
+    path = write_review(folder, all_records(folder), (), "m")
     assert MARK in path.read_text()
     (folder / "d_prediction.json").unlink()
-    assert len(Items(write_review(folder, (), "m").read_text()).scans) == 2
+    assert len(Items(write_review(folder, all_records(folder), (), "m").read_text()).scans) == 2
     path.write_text("<html>my own page</html>")
-    assert write_review(folder, (), "m") is None
+    assert write_review(folder, all_records(folder), (), "m") is None
     assert path.read_text() == "<html>my own page</html>"
 
 
 def test_a_thousand_scans_are_one_page(tmp_path):
     for number in range(1000):
         (tmp_path / f"s{number:04d}_prediction.json").write_text(json.dumps(record()))
-    text = write_review(tmp_path, (), "m").read_text()
+    text = write_review(tmp_path, all_records(tmp_path), (), "m").read_text()
     assert len(Items(text).scans) == 1000
     assert len(text) < 1_000_000
 
@@ -119,7 +119,7 @@ return saved.text();
 
 @needs_chromium
 def test_a_person_filters_decides_and_saves(folder):
-    page = write_review(folder, failed(folder), "m")
+    page = write_review(folder, all_records(folder), failed(folder), "m")
     with Browser(find_chromium()) as tab:
         tab.open(page.as_uri())
         saved = tab.evaluate(CLICKS)

@@ -6,7 +6,8 @@ import pytest
 
 from landmarking.cli import main
 from landmarking.errors import ConfigError, LandmarkError
-from landmarking.evaluation.morphometry import (
+from landmarking.landmarks import landmark_set, write_fcsv
+from landmarking.shape.morphometry import (
     MEASURES,
     RADIUS_TO_SD,
     agreement,
@@ -21,7 +22,6 @@ from landmarking.evaluation.morphometry import (
     read_points,
     write,
 )
-from landmarking.landmarks import landmark_set, write_fcsv
 
 MSP8 = landmark_set("msp8")
 POINTS = dict(zip(MSP8.names, MSP8.template_mm * [0, 1, 1], strict=True))

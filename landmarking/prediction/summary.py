@@ -1,0 +1,365 @@
+"""What predict leaves for all scans of a folder: landmarks.csv, index.html, a BIDS description.
+
+The page is to check hundreds of predictions by: pictures, flags, failures, and what a person says.
+It opens from a file, without a server and without any other file but the pictures beside it, which
+the browser loads when they come into view.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from landmarking.errors import ConfigError, LandmarkError
+from landmarking.files import (
+    file_lock,
+    file_sha256,
+    files_below,
+    parse_json,
+    readable,
+    write_text,
+)
+from landmarking.geometry import Array, SliceGeometry
+from landmarking.prediction.batch import (
+    Outcome,
+    Record,
+    read_record,
+)
+from landmarking.prediction.outputs import PICTURE, RECORD, moved_by_hand
+
+TABLE = "landmarks.csv"
+
+SIDECAR = "landmarks.json"
+
+COLUMNS = {
+    "scan": "Name of the scan, with its place below the folder that was given",
+    "landmark": "Short name, docs/landmarks.md",
+    "x_mm": "World RAS of the scan, mm to the right",
+    "y_mm": "World RAS of the scan, mm to the front",
+    "z_mm": "World RAS of the scan, mm upward",
+    "x_px": "Column of the mid-sagittal slice, pixels",
+    "y_px": "Row of the mid-sagittal slice, pixels",
+    "radius_mm": "Radius that holds the truth with the model's coverage, mm",
+    "doubt_px": "Spread of the model's heatmap, pixels",
+    "flagged": "Whether a person should look at it",
+    "flags": "Why",
+    "model": "Name of the model",
+    "path": "The scan's file",
+    "placed_by": "model, or hand where somebody has moved the point in our landmark file",
+}
+"""Columns of landmarks.csv, with what they mean."""
+
+
+def check_table(folder: Path) -> None:
+    """Refuse an output folder whose landmarks.csv is not as we have written it.
+
+    Args:
+        folder: Output folder.
+
+    Raises:
+        ConfigError: If a person's table would be replaced.
+    """
+    table, sidecar = folder / TABLE, folder / SIDECAR
+    if sidecar.exists() and _sidecar(sidecar) is None:
+        raise ConfigError(f"{sidecar}: {_KEPT}")
+    if not table.exists():
+        return
+    known = _sidecar(sidecar)
+    if known is not None:
+        if file_sha256(table) != known:
+            raise ConfigError(
+                f"{table}: was changed since it was written and is kept; rename it, and the "
+                "command writes another one"
+            )
+        return
+    with table.open("rb") as file:
+        first = file.readline().decode("utf-8", "replace").strip()
+    # The first version wrote no description beside it.
+    if first.split(",") != [column for column in COLUMNS if column != "placed_by"]:
+        raise ConfigError(f"{table}: {_KEPT}")
+
+
+_KEPT = "was not written by this program and is kept; move it away, or choose another -o"
+
+
+def _sidecar(path: Path) -> str | None:
+    """Digest of the table that our description beside it stands for, or None."""
+    try:
+        body = parse_json(path.read_text(encoding="utf-8"))
+        return str(body["GeneratedBy"]["TableSHA256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def all_records(folder: Path) -> dict[str, Record]:
+    """Records of the scans of an output folder, by their place in it, without endings.
+
+    Args:
+        folder: Output folder of predict.
+    """
+    found = {}
+    for path in sorted(files_below(folder)):
+        record = read_record(path) if path.name.endswith(RECORD) else None
+        if record is not None and "landmarks" in record:
+            found[path.relative_to(folder).as_posix().removesuffix(RECORD)] = record
+    return found
+
+
+def write_table(folder: Path, records: Mapping[str, Record] | None = None) -> Path:
+    """Write landmarks.csv from the records of all scans in a folder, and what its columns mean.
+
+    Args:
+        folder: Output folder.
+        records: Its `all_records`; None reads them.
+
+    Returns:
+        Path of the table.
+
+    Raises:
+        ConfigError: If a person's table would be replaced.
+        OSError: If it cannot be written.
+    """
+    rows = []
+    for stem, record in all_records(folder).items() if records is None else records.items():
+        rows += table_rows(stem, record, _moved(folder / stem, record))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    text = readable(buffer.getvalue())
+    # The table and its description are two files: one process at a time.
+    with file_lock(folder / f".{TABLE}.lock"):
+        check_table(folder)
+        (folder / TABLE).unlink(missing_ok=True)
+        write_text(folder / SIDECAR, json.dumps(_description(text), indent=1) + "\n")
+        write_text(folder / TABLE, text)
+    return folder / TABLE
+
+
+def _moved(stem: Path, record: Mapping[str, Any]) -> dict[str, Array]:
+    try:
+        return moved_by_hand(stem, record)
+    except LandmarkError:
+        # Said where the scan is done; the table then has what the model found.
+        return {}
+
+
+def _description(table: str) -> dict[str, Any]:
+    from landmarking import __version__
+
+    digest = hashlib.sha256(table.encode()).hexdigest()
+    made = {"Name": "landmarking", "Version": __version__, "TableSHA256": digest}
+    return {**{key: {"Description": text} for key, text in COLUMNS.items()}, "GeneratedBy": made}
+
+
+DATASET = "dataset_description.json"
+
+
+def check_dataset(folder: Path) -> None:
+    """Refuse the root of somebody's raw BIDS tree as the folder of derivatives.
+
+    Args:
+        folder: Output folder.
+
+    Raises:
+        ConfigError: If it says of itself that it is raw data, or cannot be read.
+    """
+    path = folder / DATASET
+    if not path.exists():
+        return
+    try:
+        body = parse_json(path.read_text(encoding="utf-8-sig"))
+        kind = body.get("DatasetType", "raw")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: is no JSON object; choose another -o") from error
+    if kind != "derivative":
+        raise ConfigError(
+            f"{path}: says that the folder holds {kind} data, and results are derivatives; choose "
+            f"-o {folder / 'derivatives' / 'landmarking'}"
+        )
+
+
+def write_dataset(folder: Path) -> None:
+    """Say in dataset_description.json that a folder is a BIDS derivative of ours, if nothing does.
+
+    Args:
+        folder: Output folder.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from landmarking import __version__
+
+    if (folder / DATASET).exists():
+        return
+    description = {
+        "Name": "Landmarks on the mid-sagittal plane",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "landmarking", "Version": __version__}],
+    }
+    write_text(folder / DATASET, json.dumps(description, indent=1) + "\n")
+
+
+def table_rows(
+    stem: str, record: Mapping[str, Any], moved: Mapping[str, Array] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of landmarks.csv of one scan, one a landmark, numbers unrounded.
+
+    Args:
+        stem: What the scan is called in the table.
+        record: What `ScanPrediction.record` gives.
+        moved: Points that a person has moved, world RAS mm by landmark.
+    """
+    rows = []
+    geometry = SliceGeometry.from_dict(record["slice"])
+    for row in record["landmarks"]:
+        point = (moved or {}).get(row["name"])
+        world, pixel = row["world_mm"], row["pixel"]
+        if point is not None:
+            known = bool(np.isfinite(point).all())
+            world = point.tolist() if known else (None, None, None)
+            pixel = geometry.to_pixel(point).tolist() if known else (None, None)
+        by_model = point is None
+        own = row["flags"] if by_model else []
+        rows.append(
+            {
+                "scan": text_name(stem, record["scan"]),
+                "landmark": row["name"],
+                **dict(zip(("x_mm", "y_mm", "z_mm"), world, strict=True)),
+                **dict(zip(("x_px", "y_px"), pixel, strict=True)),
+                "radius_mm": row["radius_mm"] if by_model else None,
+                "doubt_px": row["doubt_px"] if by_model else None,
+                "flagged": bool(own or (by_model and record["flags"])),
+                "flags": "; ".join(_reasons(own, record["flags"] if by_model else ())),
+                "model": record["model"],
+                "path": record["scan"],
+                "placed_by": "model" if by_model else "hand",
+            }
+        )
+    return rows
+
+
+def text_name(stem: str, scan: str) -> str:
+    """What a scan is called in a table, so that it stays a text: its stem, or its file's name.
+
+    Without an ending, pandas, R and spreadsheets take 007, 1e3, NA and TRUE for something else.
+    """
+    words = {"na", "n/a", "nan", "null", "none", "true", "false", "inf", "t", "f", ""}
+    try:
+        float(stem)
+    except ValueError:
+        if stem.casefold() not in words:
+            return stem
+    return Path(scan).name or f"scan-{stem}"
+
+
+def _reasons(own: Iterable[str], scans: Sequence[str]) -> list[str]:
+    return [*own, *(f"scan: {reason}" for reason in scans)]
+
+
+PAGE = "index.html"
+
+MARK = "<!-- written by landmarking predict -->"
+"""In the page, so that the next run knows it as ours; another index.html is kept."""
+
+
+@dataclass(frozen=True)
+class ReviewedScan:
+    """One scan on the page.
+
+    Attributes:
+        name: Its place below the output folder, without endings.
+        state: `fine`, `flagged` or `failed`.
+        radius: Largest 90 % radius of a landmark, mm; zero where there is none.
+        widest: That landmark.
+        why: Flags, or why it failed.
+        picture: Address of the picture from the page; empty where there is none.
+    """
+
+    name: str
+    state: str
+    radius: float
+    widest: str
+    why: tuple[str, ...]
+    picture: str
+
+
+def reviewed_scans(
+    folder: Path, records: Mapping[str, Record], outcomes: Sequence[Outcome] = ()
+) -> list[ReviewedScan]:
+    """All scans of an output folder that have results, and those of this run that failed.
+
+    Args:
+        folder: Output folder of predict.
+        records: Its `all_records`.
+        outcomes: What this run came to.
+    """
+    found = {name: _done(folder, name, record) for name, record in records.items()}
+    for outcome in outcomes:
+        if outcome.problem:
+            name = outcome.target.stem
+            found[name] = ReviewedScan(name, "failed", 0.0, "", (outcome.problem,), "")
+    return [found[name] for name in sorted(found)]
+
+
+def _done(folder: Path, name: str, record: Mapping[str, Any]) -> ReviewedScan:
+    landmarks = record["landmarks"]
+    why = [str(flag) for flag in record.get("flags", ())]
+    why += [f"{each['name']}: {'; '.join(each['flags'])}" for each in landmarks if each["flags"]]
+    radii = [(float(each.get("radius_mm") or 0.0), str(each["name"])) for each in landmarks]
+    radius, widest = max(radii, default=(0.0, ""))
+    picture = f"{name}{PICTURE}"
+    address = quote(os.fsencode(picture)) if (folder / picture).is_file() else ""
+    return ReviewedScan(name, "flagged" if why else "fine", radius, widest, tuple(why), address)
+
+
+def write_review(
+    folder: Path, records: Mapping[str, Record], outcomes: Sequence[Outcome], model: str
+) -> Path | None:
+    """Write the page of an output folder.
+
+    Args:
+        folder: Output folder of predict.
+        records: Its `all_records`.
+        outcomes: What this run came to.
+        model: Name of the model.
+
+    Returns:
+        Path of the page; None where an index.html of somebody else lies there, which is kept.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    path = folder / PAGE
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return None
+    scans = reviewed_scans(folder, records, outcomes)
+    states = [scan.state for scan in scans]
+    failed, flagged = states.count("failed"), states.count("flagged")
+    loader = PackageLoader("landmarking.prediction")
+    page = Environment(loader=loader, autoescape=True).get_template("review.html.j2")
+    text = page.render(
+        title=f"Landmarks of {len(scans)} scan{'' if len(scans) == 1 else 's'}",
+        summary=f"{len(scans) - failed} done, of these {flagged} flagged; {failed} failed.",
+        model=model,
+        scans=scans,
+        width=1232,
+        height=704,
+        key=hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12],
+    )
+    # Names that are no UTF-8 are shown as far as they can be.
+    write_text(path, readable(text).replace("<html", f"{MARK}\n<html", 1))
+    return path
