@@ -22,10 +22,12 @@ from landmarking.prediction.outputs import MOVED, PredictJob, finished, predict_
 from landmarking.prediction.scoring import Miss, compare, comparison_text
 from landmarking.prediction.summary import (
     PAGE,
+    STALE,
     TABLE,
     all_records,
     check_dataset,
     check_table,
+    stale,
     write_dataset,
     write_review,
     write_table,
@@ -201,7 +203,7 @@ def run_predict(options: argparse.Namespace) -> int:
     started = startup()
     with progress_bar(options, len(jobs)) as advance:
         outcomes = run_jobs(jobs, predict_job, finished, options.workers, advance)
-    table, page = _write_summary(options, jobs[0], outcomes)
+    table, page, old = _write_summary(options, jobs[0], outcomes)
     misses = [
         miss
         for file, outcome in zip(options.truth, outcomes, strict=False)
@@ -209,7 +211,7 @@ def run_predict(options: argparse.Namespace) -> int:
         for miss in compare(outcome.record, Path(file))
     ]
     if options.json:
-        body = {"table": str(table), "page": str(page), "startup": asdict(started)}
+        body = {"table": str(table), "page": page, "stale": old, "startup": asdict(started)}
         scans = [outcome_json(outcome) for outcome in outcomes]
         errors = {"errors": [asdict(miss) for miss in misses]} if options.truth else {}
         _print_json({**body, "scans": scans, **errors})
@@ -219,6 +221,9 @@ def run_predict(options: argparse.Namespace) -> int:
     )
     lines += ["", comparison_text(misses), ""] if misses else []
     lines += [] if options.quiet else [f"table: {table}", f"page:  {page}"]
+    if old:
+        names = ", ".join(old[:3]) + (", ..." if len(old) > 3 else "")
+        lines.append(f"note: {len(old)} scan(s) in {output} {STALE} ({names})")
     return print_end(options, lines, outcomes, started)
 
 
@@ -244,8 +249,7 @@ def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) 
             target=target,
             output=output,
             sources=tuple(options.model),
-            model_digest=model.digest,
-            coverage=None if model.calibration is None else model.calibration.coverage,
+            made_with=model.made_with,
             picture=not options.no_picture,
             overwrite=options.overwrite,
             allow_scaled=options.allow_scaled,
@@ -256,8 +260,8 @@ def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) 
 
 def _write_summary(
     options: argparse.Namespace, job: PredictJob, outcomes: Sequence[Outcome]
-) -> tuple[Path, str]:
-    """Write the table and the page; the table's path, and what to say of the page."""
+) -> tuple[Path, str, list[str]]:
+    """Write the table and the page; the table's path, what to say of the page, what is stale."""
     from landmarking.prediction.package import open_model
 
     output = job.output
@@ -266,11 +270,12 @@ def _write_summary(
             write_dataset(output)
         records = all_records(output)
         table = write_table(output, records)
-        page = write_review(output, records, outcomes, open_model(job.sources).name)
+        old = stale(records, job.made_with)
+        page = write_review(output, records, outcomes, open_model(job.sources).name, old)
     except OSError as error:
         again = "choose another -o, then start again: finished scans are skipped"
         raise ConfigError(not_written(output / TABLE, error, again)) from error
-    return table, str(page) if page else f"{output / PAGE} is somebody else's, and kept"
+    return table, str(page) if page else f"{output / PAGE} is somebody else's, and kept", old
 
 
 def _predict_line(outcome: Outcome) -> str:

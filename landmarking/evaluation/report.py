@@ -58,7 +58,7 @@ from landmarking.evaluation.statistics import (
     table_1,
     with_no_skill,
 )
-from landmarking.evaluation.study import Run, Study, load_study
+from landmarking.evaluation.study import Run, Study, different_code, load_study
 from landmarking.evaluation.tables import (
     DASH,
     SIMULATED_NOTE,
@@ -410,6 +410,8 @@ def compute_results(study: Study, config: ReportConfig) -> Results:
 def study_notes(study: Study) -> list[str]:
     """What must stand under every table: simulated or not, and what was mixed."""
     notes = [SIMULATED_NOTE] if study.simulated else []
+    code = different_code(study.runs)
+    notes += [code] if code else []
     return notes + [f"Mixed on request: {warning}." for warning in study.warnings]
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from landmarking.errors import PredictionsError
 from landmarking.evaluation.predictions import read_predictions
-from landmarking.files import check_sealed, parse_json
+from landmarking.files import check_sealed, file_sha256, parse_json
 from landmarking.landmarks import landmark_set
 from landmarking.runs import refuse_losses
 
@@ -259,7 +259,11 @@ def load_study(folder: Path, *, allow_mixed: bool = False) -> Study:
         frame["participant_id"] = frame["cohort"] + "/" + frame["participant_id"]
     folds = [run.name for run in runs if run.adapt]
     _refuse_doubles(frame, folder, folds)
-    differences = [*mixing_differences(frame, folds=folds), *missing_folds(runs)]
+    differences = [
+        *mixing_differences(frame, folds=folds),
+        *missing_folds(runs),
+        *changed_models(runs),
+    ]
     if differences and not allow_mixed:
         raise PredictionsError(
             f"{folder}: these runs do not belong in one table:\n  - "
@@ -320,6 +324,38 @@ def missing_folds(runs: Sequence[Run]) -> list[str]:
             of = f"{model}{f' {single}' if single else ''} on {group}"
             words.append(f"{of}: {len(there)} of {count} folds, fold {folds} is missing")
     return words
+
+
+def changed_models(runs: Sequence[Run]) -> list[str]:
+    """Runs whose model was trained again after it had predicted for them, in words.
+
+    Args:
+        runs: Finished runs; those that predicted with their own model are sealed with it.
+    """
+    words = []
+    for run in runs:
+        path, digest = run.provenance.get("model"), run.provenance.get("model_sha256")
+        if digest and path and Path(path).is_file() and file_sha256(Path(path)) != digest:
+            words.append(f"{run.name}: {path} has changed since it made these predictions")
+    return words
+
+
+def different_code(runs: Sequence[Run]) -> str:
+    """What to say where runs were made by different states of our code; empty if not known.
+
+    Args:
+        runs: Finished runs.
+    """
+    made: dict[str, list[str]] = {}
+    for run in runs:
+        commit = str(run.provenance.get("commit") or "")[:12]
+        if commit:
+            state = f"{commit}{' with changes' if run.provenance.get('modified') else ''}"
+            made.setdefault(state, []).append(run.name)
+    if len(made) < 2:
+        return ""
+    sides = (f"{state} ({len(names)} runs)" for state, names in made.items())
+    return f"Made by different states of the code: {'; '.join(sides)}."
 
 
 def _sides(frame: pd.DataFrame, column: str, title: str) -> list[str]:

@@ -20,12 +20,19 @@ from landmarking.imaging.intensity import Reference, normalise_images
 from landmarking.imaging.pipeline import PreprocessSettings, histogram_reference
 from landmarking.landmarks import LandmarkSet, landmark_set
 from landmarking.prediction.calibration import Calibration, Shape, read_calibration, recorded_shifts
-from landmarking.preparation.cache import BASELINE, canonical_json
+from landmarking.preparation.cache import BASELINE, STAGE_SETTINGS, STAGE_VERSIONS, canonical_json
 from landmarking.runs import RunFolder, run_folders
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+
+VERSION = 1
+"""Raised by whoever changes what the same slice and model come to: positions, radii, flags.
+
+`tests/prediction/test_model.py` fails when that was forgotten. Results of another version are made
+again, and marked where they lie beside today's.
+"""
 
 _AT_ONCE = 32
 """Slices that a network sees together; each is still predicted by itself."""
@@ -120,6 +127,21 @@ class LandmarkModel:
             for name, tensor in sorted(member.network.state_dict().items()):
                 digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def made_with(self) -> dict[str, Any]:
+        """All that decides a result: model, calibration, shape, and versions of our own code."""
+        trust = [
+            {key: np.asarray(value).tolist() for key, value in vars(part).items()}
+            for part in (self.calibration, self.shape)
+            if part is not None
+        ]
+        return {
+            "model": self.digest[:16],
+            "trust": hashlib.sha256(canonical_json(trust).encode()).hexdigest()[:16],
+            "stages": {stage: STAGE_VERSIONS[stage] for stage in STAGE_SETTINGS},
+            "prediction": VERSION,
+        }
 
     def locate(self, images: NDArray[np.float32]) -> Located:
         """Find the landmarks on slices, each by itself.

@@ -281,8 +281,8 @@ class PredictJob:
         target: The scan and the names of its results.
         output: Folder of the results.
         sources: The model, as `open_model` takes it.
-        model_digest: What decides its positions; a result of another one is made again.
-        coverage: Probability of its radii, or None; likewise.
+        made_with: What decides a result, see `LandmarkModel.made_with`; a result that was made
+            with something else is made again.
         picture: Whether to draw the picture.
         overwrite: Predict again what is finished.
         allow_scaled: Read scans whose header stretches their voxels.
@@ -291,8 +291,7 @@ class PredictJob:
     target: Target
     output: Path
     sources: tuple[str, ...]
-    model_digest: str
-    coverage: float | None = None
+    made_with: Mapping[str, Any]
     picture: bool = True
     overwrite: bool = False
     allow_scaled: bool = False
@@ -327,8 +326,8 @@ def finished(job: PredictJob) -> dict[str, Any] | None:
         return None
     # What a person has corrected is finished, also without its picture.
     there = bool(moved) or all(job.path(ending).is_file() for ending in job.endings)
-    same_model = (record["model_digest"], record["coverage"]) == (job.model_digest, job.coverage)
-    if not (there and same_model and same_bytes(job.target.scan, record)):
+    same_way = record.get("made_with") == job.made_with
+    if not (there and same_way and same_bytes(job.target.scan, record)):
         return None
     return {**record, MOVED: list(moved)}
 

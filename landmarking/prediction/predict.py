@@ -78,6 +78,7 @@ class ScanPrediction:
         scan_sha256: Digest of the file; empty likewise.
         model: Name of the model.
         model_digest: What decides its positions.
+        made_with: All that decides the result, see `LandmarkModel.made_with`.
         coverage: Probability with which a radius holds the truth, or None.
         landmarks: The landmarks in the model's order.
         image: The slice that the model saw, matched or scaled, float32, shape (H, W).
@@ -100,6 +101,7 @@ class ScanPrediction:
     quality: Mapping[str, float | str | bool]
     flags: tuple[str, ...]
     sections: tuple[Section, ...] = ()
+    made_with: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -121,6 +123,7 @@ class ScanPrediction:
             "scan_sha256": self.scan_sha256,
             "model": self.model,
             "model_digest": self.model_digest,
+            "made_with": dict(self.made_with),
             "frame": "world RAS mm",
             "coverage": self.coverage,
             "flags": list(self.flags),
@@ -245,6 +248,7 @@ def predict_scan(
         quality=cut.qc,
         flags=scan_flags(cut.qc),
         sections=clock.timed("views", lambda: draw_sections(canonical, cut.geometry.plane, middle)),
+        made_with=model.made_with,
         seconds=clock.all(),
     )
 

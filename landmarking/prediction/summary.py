@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from landmarking.prediction.batch import (
     read_record,
 )
 from landmarking.prediction.outputs import PICTURE, RECORD, moved_by_hand
+from landmarking.preparation.cache import canonical_json
 
 TABLE = "landmarks.csv"
 
@@ -55,6 +56,7 @@ COLUMNS = {
     "flags": "Why",
     "model": "Name of the model",
     "path": "The scan's file",
+    "made_with": "Digest of model, calibration and code; rows with another one were made otherwise",
     "placed_by": "model, or hand where somebody has moved the point in our landmark file",
 }
 """Columns of landmarks.csv, with what they mean."""
@@ -85,7 +87,7 @@ def check_table(folder: Path) -> None:
     with table.open("rb") as file:
         first = file.readline().decode("utf-8", "replace").strip()
     # The first version wrote no description beside it.
-    if first.split(",") != [column for column in COLUMNS if column != "placed_by"]:
+    if first.split(",") != [c for c in COLUMNS if c not in ("placed_by", "made_with")]:
         raise ConfigError(f"{table}: {_KEPT}")
 
 
@@ -244,10 +246,30 @@ def table_rows(
                 "flags": "; ".join(_reasons(own, record["flags"] if by_model else ())),
                 "model": record["model"],
                 "path": record["scan"],
+                "made_with": made_with(record),
                 "placed_by": "model" if by_model else "hand",
             }
         )
     return rows
+
+
+def made_with(record: Mapping[str, Any]) -> str:
+    """Digest of what decided a result; empty for one of a version that did not record it."""
+    known = record.get("made_with")
+    return hashlib.sha256(canonical_json(known).encode()).hexdigest()[:12] if known else ""
+
+
+def stale(records: Mapping[str, Record], today: Mapping[str, Any]) -> list[str]:
+    """Scans whose results were made with another model, calibration or version of the code.
+
+    Args:
+        records: The `all_records` of a folder.
+        today: What today's results are made with, see `LandmarkModel.made_with`.
+    """
+    return [name for name, record in records.items() if record.get("made_with") != today]
+
+
+STALE = "made with another model or version of the program; predict it again"
 
 
 def text_name(stem: str, scan: str) -> str:
@@ -296,7 +318,10 @@ class ReviewedScan:
 
 
 def reviewed_scans(
-    folder: Path, records: Mapping[str, Record], outcomes: Sequence[Outcome] = ()
+    folder: Path,
+    records: Mapping[str, Record],
+    outcomes: Sequence[Outcome] = (),
+    old: Collection[str] = (),
 ) -> list[ReviewedScan]:
     """All scans of an output folder that have results, and those of this run that failed.
 
@@ -304,8 +329,9 @@ def reviewed_scans(
         folder: Output folder of predict.
         records: Its `all_records`.
         outcomes: What this run came to.
+        old: Names of those that are `stale`.
     """
-    found = {name: _done(folder, name, record) for name, record in records.items()}
+    found = {name: _done(folder, name, record, name in old) for name, record in records.items()}
     for outcome in outcomes:
         if outcome.problem:
             name = outcome.target.stem
@@ -313,9 +339,10 @@ def reviewed_scans(
     return [found[name] for name in sorted(found)]
 
 
-def _done(folder: Path, name: str, record: Mapping[str, Any]) -> ReviewedScan:
+def _done(folder: Path, name: str, record: Mapping[str, Any], old: bool) -> ReviewedScan:
     landmarks = record["landmarks"]
-    why = [str(flag) for flag in record.get("flags", ())]
+    why = [STALE] if old else []
+    why += [str(flag) for flag in record.get("flags", ())]
     why += [f"{each['name']}: {'; '.join(each['flags'])}" for each in landmarks if each["flags"]]
     radii = [(float(each.get("radius_mm") or 0.0), str(each["name"])) for each in landmarks]
     radius, widest = max(radii, default=(0.0, ""))
@@ -325,7 +352,11 @@ def _done(folder: Path, name: str, record: Mapping[str, Any]) -> ReviewedScan:
 
 
 def write_review(
-    folder: Path, records: Mapping[str, Record], outcomes: Sequence[Outcome], model: str
+    folder: Path,
+    records: Mapping[str, Record],
+    outcomes: Sequence[Outcome],
+    model: str,
+    old: Collection[str] = (),
 ) -> Path | None:
     """Write the page of an output folder.
 
@@ -334,6 +365,7 @@ def write_review(
         records: Its `all_records`.
         outcomes: What this run came to.
         model: Name of the model.
+        old: Names of those that are `stale`.
 
     Returns:
         Path of the page; None where an index.html of somebody else lies there, which is kept.
@@ -346,7 +378,7 @@ def write_review(
     path = folder / PAGE
     if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return None
-    scans = reviewed_scans(folder, records, outcomes)
+    scans = reviewed_scans(folder, records, outcomes, old)
     states = [scan.state for scan in scans]
     failed, flagged = states.count("failed"), states.count("flagged")
     loader = PackageLoader("landmarking.prediction")

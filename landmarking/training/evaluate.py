@@ -26,7 +26,7 @@ from landmarking.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from landmarking.files import atomic_path, check_sealed, write_text
+from landmarking.files import atomic_path, check_sealed, file_sha256, write_text
 from landmarking.geometry import Array
 from landmarking.models.build import read_checkpoint
 from landmarking.models.module import LandmarkModule, predict_points
@@ -358,7 +358,8 @@ def evaluate_run(
         split_digest=split.digest,
     )
     facts = {**provenance(), "seed": trained.seed, "cohort": cohort.name}
-    facts |= {"cohort_digest": cohort.digest, "model": str(folder.model)}
+    facts |= {"cohort_digest": cohort.digest, "model": str(folder.model.resolve())}
+    facts["model_sha256"] = file_sha256(folder.model)
     mean_px: Array = module.mean_px
     try:
         target.path.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from landmarking.errors import PredictionsError, RunError
-from landmarking.evaluation.study import load_study
-from landmarking.files import seal
+from landmarking.evaluation.study import different_code, load_study
+from landmarking.files import file_sha256, seal
 
 TWO = {"names": ("AC", "PC"), "slices": False}
 
@@ -215,3 +215,35 @@ def test_runs_without_a_list_of_scans_have_no_failures(make_study):
 
     assert study.with_failures() is study.frame
     assert study.scans.empty
+
+
+def note(folder, run, **facts):
+    path = folder / run / "provenance.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+
+
+def test_predictions_of_a_model_that_has_changed_since_are_refused(make_study):
+    folder = make_study(**TWO).write()
+    model = folder.parent / "model.ckpt"
+    model.write_bytes(b"first")
+    note(folder, "ml-seed0", model=str(model), model_sha256=file_sha256(model))
+    assert load_study(folder).warnings == ()
+
+    model.write_bytes(b"second")
+
+    with pytest.raises(PredictionsError, match=r"model\.ckpt has changed since it made these"):
+        load_study(folder)
+    assert "has changed since" in load_study(folder, allow_mixed=True).warnings[0]
+
+
+def test_runs_of_different_states_of_the_code_are_marked(make_study):
+    folder = make_study(**TWO).write()
+    for run in ("sl-AC-seed0", "sl-PC-seed0"):
+        note(folder, run, commit="a" * 40, modified=False)
+    assert different_code(load_study(folder).runs) == ""
+
+    note(folder, "ml-seed0", commit="b" * 40, modified=True)
+
+    said = different_code(load_study(folder).runs)
+    assert "aaaaaaaaaaaa (2 runs)" in said
+    assert "bbbbbbbbbbbb with changes (1 runs)" in said

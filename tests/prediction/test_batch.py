@@ -8,7 +8,7 @@ from landmarking.prediction.outputs import PredictJob
 
 
 def make_job(tmp_path, name):
-    return PredictJob(Target(tmp_path / f"{name}.nii", name), tmp_path / "out", (), "")
+    return PredictJob(Target(tmp_path / f"{name}.nii", name), tmp_path / "out", (), {})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The installed command, from what is typed to files, messages and exit status."""
 
+import csv
 import gzip
 import json
 import pickle
@@ -113,6 +114,32 @@ def test_another_scan_of_the_same_name_or_another_model_is_done_again(
     assert json.loads(capsys.readouterr().out)["scans"][0]["reused"] is True
 
 
+def test_results_of_another_version_are_done_again_and_marked_where_they_stay(
+    predicted, folder, run_folder, tmp_path, capsys
+):
+    output = tmp_path / "out"
+    shutil.copytree(predicted[1], output)
+    path = output / "good_prediction.json"
+    record = json.loads(path.read_text())
+    record["made_with"]["prediction"] = 0
+    path.write_text(json.dumps(record))
+    (output / "other_prediction.json").write_text(json.dumps(record))
+    command = ["predict", str(folder / "good.nii.gz"), "-o", str(output), "--no-picture"]
+
+    assert main([*command, "--json", "--model", str(run_folder)]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["scans"][0]["reused"] is False
+    assert first["stale"] == ["other"]
+    assert main([*command, "--model", str(run_folder)]) == 0
+    said = capsys.readouterr().out
+    assert "made with another model or version of the program; predict it again (other)" in said
+    assert "made with another model" in (output / "index.html").read_text()
+    rows = list(csv.DictReader((output / "landmarks.csv").read_text().splitlines()))
+    made = {row["scan"]: row["made_with"] for row in rows}
+    assert made["good"] != made["other"]
+    assert len(made["good"]) == 12
+
+
 def test_compare_and_truth_print_the_same_errors(predicted, run_folder, folder, capsys):
     output = predicted[1]
     truth = output / "good_desc-auto_landmarks.fcsv"
@@ -206,5 +233,5 @@ def test_info_says_what_ships(capsys):
 
 
 def test_jobs_travel_to_other_processes(tmp_path):
-    job = PredictJob(Target(tmp_path / "a.nii", "a"), tmp_path, (), "digest", 0.9)
+    job = PredictJob(Target(tmp_path / "a.nii", "a"), tmp_path, (), {"model": "digest"})
     assert pickle.loads(pickle.dumps(job)) == job
