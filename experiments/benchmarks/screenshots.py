@@ -138,6 +138,10 @@ class Browser:
             raise LandmarkingError(f"{expression!r} throws: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
+    def print_view(self, printed: bool = True) -> None:
+        """Show pages as they are printed, or again as on a screen."""
+        self._call("Emulation.setEmulatedMedia", media="print" if printed else "")
+
     def screenshot(self, path: Path, *, selector: str | None = None) -> None:
         """Write a PNG of the viewport, or of the first element that matches a CSS selector."""
         clip = {}
@@ -222,7 +226,7 @@ class ScreenshotsConfig:
 
 
 def take_screenshots(config: ScreenshotsConfig) -> list[Path]:
-    """Write report.png, report-phone.png and, unless told otherwise, tensorboard-<tab>.png.
+    """Write report-<width>.png and, unless told otherwise, tensorboard-<tab>.png.
 
     Raises:
         ConfigError: If there is no Chromium or no report.
@@ -243,8 +247,9 @@ def take_screenshots(config: ScreenshotsConfig) -> list[Path]:
 
 
 def _report(browser: Browser, page: Path, output: Path) -> list[Path]:
-    paths = [output / "report.png", output / "report-phone.png"]
-    for path, width, height in zip(paths, (1200, 390), (1500, 844), strict=True):
+    widths = (400, 800, 1600)
+    paths = [output / f"report-{width}.png" for width in widths]
+    for path, width, height in zip(paths, widths, (900, 1200, 1500), strict=True):
         browser.open(page.as_uri(), width=width, height=height)
         browser.screenshot(path)
     return paths

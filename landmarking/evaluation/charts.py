@@ -160,14 +160,12 @@ def error_bars(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> Dra
     figure = new_figure(2.2)
     axes = figure.add_subplot()
     width = 0.8 / len(models)
-    tops = [0.0]
     for index, model in enumerate(models):
         offset = (index - (len(models) - 1) / 2) * width
         of_model = rows[rows["model"] == model]
         errors = [of_model.loc[of_model["landmark"] == n, "error_mm"].dropna() for n in landmarks]
         _bars(axes, [e.to_numpy() for e in errors], offset, width, model, colours[model])
-        tops += [sum(mean_sd(e)) for e in errors if len(e) > 1]
-    top = 1.05 * max([*tops, float(np.nanpercentile(rows["error_mm"], 99))])
+    top = 1.05 * _top_mm(frame)
     beyond = int((rows["error_mm"] > 1.12 * top).sum())
     axes.set_ylim(0, 1.12 * top)  # the legend stands above the highest point
     axes.set_xticks(range(len(landmarks)), list(landmarks))
@@ -177,11 +175,21 @@ def error_bars(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> Dra
     axes.legend(loc="upper left", ncols=len(models), handlelength=1.2)
     number, stem = figure_number(group)
     caption = (
-        "Bars: mean error in mm; whiskers: one standard deviation; dots: single test points."
+        "Bars: mean error in mm; whiskers: one standard deviation; dots: single test points. The "
+        "axis is the same for all groups."
         + (f" Points above the axis: {beyond}." if beyond else "")
     )
     title = f"{number}Error by landmark, {group_title(group)}"
     return Drawing(stem, title, caption, figure)
+
+
+def _top_mm(frame: pd.DataFrame) -> float:
+    """Where the bars, the whiskers and 99 % of the points of every group end, mm."""
+    tops = [float(np.nanpercentile(frame["error_mm"], 99))]
+    for _, errors in frame.groupby(["group", "model", "landmark"])["error_mm"]:
+        mean, deviation = mean_sd(errors)
+        tops.append(float(np.nansum([mean, deviation])))
+    return max(tops)
 
 
 def figure_number(group: str) -> tuple[str, str]:
@@ -345,7 +353,8 @@ def error_matrix(frame: pd.DataFrame, group: str, landmarks: Sequence[str]) -> D
     values = means.to_numpy(np.float64)
     figure = new_figure(0.5 + 0.16 * len(means))
     axes = figure.add_subplot()
-    high = float(np.nanmax(values))
+    # One scale for all groups, so that equal colours are equal errors.
+    high = float(frame.groupby(["group", "model", "landmark"])["error_mm"].mean().max())
     axes.imshow(values, cmap="YlOrBr", vmin=0.0, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         dark = value > 0.6 * high

@@ -57,10 +57,15 @@ def landmark_figure(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
     return Drawing("figure3_landmarks", "Figure 3. The landmark set", caption, figure)
 
 
-def examples(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
+def examples(frame: pd.DataFrame, slices: Slices, *, step_mm: float = 1.0) -> Drawing | None:
     """Figure 6: truth and predictions on the best, median and worst scan of each group.
 
     Scans are ranked by their mean error over all models, landmarks and seeds.
+
+    Args:
+        frame: Rows of a study.
+        slices: Test slices by scan.
+        step_mm: Pixel size, for the scale bar.
     """
     rows = frame[frame["scan_id"].isin(list(slices))]
     ranked = rows.groupby(["group", "scan_id"])["error_mm"].mean().dropna()
@@ -83,12 +88,35 @@ def examples(frame: pd.DataFrame, slices: Slices) -> Drawing | None:
             axes.set_ylim(middle + reach, middle - reach)
             axes.set_title(f"{word}: {part['error_mm'].mean():.1f} mm", pad=2, fontsize=6.5)
         panels[row][0].set_ylabel(f"{group}, {model}")
+    first = panels[0][0]
+    _scale_bar(first, first.get_xlim()[0] + 6, middle + reach - 7, 10.0 / step_mm, size=4.5)
+    _name_points(first, rows[rows["scan_id"] == str(ranked.loc[groups[0]].idxmin())])
     caption = (
-        "True landmarks (white +) and predictions (coloured x), joined, on the test scans of each "
+        "Predictions (coloured x) over true landmarks (white +), joined, on the test scans of each "
         "group with the least, the median and the greatest mean error over all models; the number "
-        "is the scan's mean error in mm under the model of the row."
+        "is the scan's mean error in mm under the model of the row. Names stand in the first "
+        "picture; the bar is 10 mm."
     )
     return Drawing("figure6_examples", "Figure 6. Predictions on slices", caption, figure)
+
+
+def _name_points(axes: Axes, rows: pd.DataFrame) -> None:
+    """The name of each landmark beside its true place, away from the middle of all of them."""
+    points = rows.drop_duplicates("landmark").dropna(subset=["true_x_px"])
+    places = points[["true_x_px", "true_y_px"]].to_numpy()
+    away = places - places.mean(axis=0)
+    angles = np.arctan2(away[:, 1], away[:, 0])
+    order = np.argsort(angles)
+    # Spread evenly around, in the order of the angles, so that no two names meet.
+    even = np.linspace(-np.pi, np.pi, len(order), endpoint=False)
+    angles[order] = even + np.angle(np.exp(1j * (angles[order] - even)).mean())
+    for name, place, angle in zip(points["landmark"], places, angles, strict=True):
+        centre = places.mean(axis=0) + 32.0 * np.array([1.45 * np.cos(angle), np.sin(angle)])
+        axes.annotate(
+            str(name), (place[0], place[1]), (centre[0], centre[1]), color="white", fontsize=4.5, ha="center", va="center",
+            path_effects=_HALO, zorder=5, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "white", "lw": 0.4, "shrinkA": 1, "shrinkB": 3},
+        )  # fmt: skip
 
 
 def worst_prediction(row: pd.Series[Any], slices: Slices) -> Drawing:
@@ -118,10 +146,10 @@ def draw_points(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
         s=7,
         color=colour,
         linewidths=0.8,
-        zorder=3,
+        zorder=4,
         path_effects=_LIGHT_EDGE,
     )
-    axes.scatter(pairs[:, 0], pairs[:, 1], zorder=4, **_TRUTH)
+    axes.scatter(pairs[:, 0], pairs[:, 1], zorder=3, **_TRUTH)
 
 
 def error_ellipses(
@@ -137,7 +165,7 @@ def error_ellipses(
         frame: Rows of a study.
         background: The template's mid slice in the grid of the slices; None leaves it out.
         positions_px: Where each landmark is drawn, slice pixels, shape (2,).
-        step_mm: Pixel size, for the scale bar.
+        step_mm: Pixel size of the template's slice: errors are drawn in mm on its scale.
     """
     rows = frame[frame["landmark"].isin(list(positions_px))].dropna(subset=["error_mm"])
     if rows.empty:
@@ -155,31 +183,33 @@ def error_ellipses(
             _show(axes, background)
         for model in models:
             part = rows[(rows["group"] == group) & (rows["model"] == model)]
-            _ellipses(axes, part, positions_px, colours[model])
+            _ellipses(axes, part, positions_px, step_mm, colours[model])
         axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
         axes.set_aspect("equal")
-        axes.set_title(group_title(group))
+        people = rows.loc[rows["group"] == group, "participant_id"].nunique()
+        axes.set_title(f"{group_title(group)}, {people} {'person' if people == 1 else 'people'}")
         _scale_bar(axes, float(low[0]) + 3, float(high[1]) - 3, 10.0 / step_mm)
     for model, colour in colours.items():
         panels[0].plot([], [], color=colour, label=model)
     figure.legend(loc="outside lower center", ncols=len(models))
     caption = (
-        "Predicted minus true position of every test point, moved to the landmark's place on the "
-        "template: dot, mean; ellipse, 95 % of a normal distribution with the same covariance. "
-        "White +: no error. The bar is 10 mm."
+        "Predicted minus true position of every test point in the scan's own mm, at the "
+        "landmark's place on the template: dot, mean; ellipse, 95 % of a normal distribution with "
+        "the same covariance. White +: no error. The bar is 10 mm."
     )
     return Drawing("error_ellipses", "Direction and spread of errors", caption, figure)
 
 
 def _ellipses(
-    axes: Axes, rows: pd.DataFrame, positions_px: Mapping[str, Array], colour: str
+    axes: Axes,
+    rows: pd.DataFrame,
+    positions_px: Mapping[str, Array],
+    step_mm: float,
+    colour: str,
 ) -> None:
     for name, part in rows.groupby("landmark", sort=True):
         place = np.asarray(positions_px[str(name)])
-        offset = (
-            part[["pred_x_px", "pred_y_px"]].to_numpy()
-            - part[["true_x_px", "true_y_px"]].to_numpy()
-        )
+        offset = offsets_mm(part) / step_mm
         centre = place + offset.mean(axis=0)
         axes.scatter(place[0], place[1], marker="+", color="white", s=14, linewidths=0.6, zorder=4)
         axes.scatter(centre[0], centre[1], s=5, color=colour, linewidths=0, zorder=5)
@@ -189,6 +219,19 @@ def _ellipses(
         ring = Ellipse((float(centre[0]), float(centre[1])), width, height, angle=angle)
         ring.set(facecolor="none", edgecolor=colour, linewidth=1.0, path_effects=_LIGHT_EDGE)
         axes.add_patch(ring)
+
+
+def offsets_mm(rows: pd.DataFrame) -> Array:
+    """Predicted minus true position within the slice, shape (n, 2), in the scan's own mm.
+
+    Along the slice's axes; a pixel's own size is known from the error in mm that a row has.
+    """
+    pixels = (
+        rows[["pred_x_px", "pred_y_px"]].to_numpy() - rows[["true_x_px", "true_y_px"]].to_numpy()
+    )
+    length = np.linalg.norm(pixels, axis=1)
+    scale = rows["error_mm"].to_numpy() / np.maximum(length, 1e-12)
+    return np.asarray(pixels * np.where(length > 0.0, scale, 0.0)[:, None])
 
 
 def ellipse_axes(covariance: Array) -> tuple[float, float, float]:
@@ -204,11 +247,12 @@ def ellipse_axes(covariance: Array) -> tuple[float, float, float]:
     return float(long), float(short), float(np.degrees(np.arctan2(y, x)))
 
 
-def _scale_bar(axes: Axes, x: float, y: float, length_px: float) -> None:
+def _scale_bar(axes: Axes, x: float, y: float, length_px: float, *, size: float = 7.0) -> None:
     axes.plot([x, x + length_px], [y, y], color="white", lw=1.5, path_effects=_HALO)
     axes.annotate(
-        "10 mm", (x, y), (0, 2), textcoords="offset points", color="white", path_effects=_HALO
-    )
+        "10 mm", (x, y), (0, 2), textcoords="offset points", color="white", path_effects=_HALO,
+        fontsize=size,
+    )  # fmt: skip
 
 
 def _show(axes: Axes, image: NDArray[Any]) -> None:

@@ -73,7 +73,8 @@ from landmarking.files import atomic_path, remove_leftovers, write_text
 _LOG = logging.getLogger(__name__)
 
 
-_WORST = 10
+_WORST = 16
+"""Pictures of the worst predictions, shared out among the landmarks."""
 _MAIN_PACKAGES = ("torch", "pytorch-lightning", "numpy", "scipy", "nibabel", "nilearn")
 
 
@@ -178,11 +179,14 @@ def _last_epoch(run: Run) -> tuple[str, str]:
 
 
 def worst_cases(study: Study) -> list[dict[str, Any]]:
-    """The ten greatest errors, each with its slice where one was kept."""
+    """The greatest errors of every landmark, each with its slice where one was kept."""
     frame, slices = study.frame, study.slices
     order = frame.sort_values(["error_mm", "run", "scan_id"], ascending=[False, True, True])
+    known = order.dropna(subset=["error_mm"])
+    each = max(1, _WORST // len(study.landmarks))
+    chosen = [known[known["landmark"] == name].head(each) for name in study.landmarks]
     cases = []
-    for _, row in order.dropna(subset=["error_mm"]).head(_WORST).iterrows():
+    for _, row in pd.concat(chosen).iterrows():
         case: dict[str, Any] = {str(key): value for key, value in row.items()}
         case["picture"] = None
         if row["scan_id"] in slices:
@@ -476,7 +480,7 @@ def draw_figures(study: Study, results: Results) -> list[Drawing]:
         landmark_figure(frame, slices),
         model_errors(results.table1),
         *(by_landmark_chart(frame, g, study.landmarks) for g in group_order(frame["group"])),
-        examples(best, slices),
+        examples(best, slices, step_mm=study_grid(study).step_mm),
         adaptation_curve(results.adaptation),
         curve_panels(frame) if many else cumulative_errors(frame),
         error_ellipses(

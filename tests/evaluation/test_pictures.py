@@ -58,7 +58,11 @@ def test_figure_6_shows_best_median_and_worst_of_each_group(study):
         np.testing.assert_array_equal(axes.images[0].get_array(), study.slices[scan])
         np.testing.assert_allclose(drawn(axes, 0), rows[["pred_x_px", "pred_y_px"]])
         np.testing.assert_allclose(drawn(axes, 1), rows[["true_x_px", "true_y_px"]])
+        # What the model says lies above the truth, or a hit would hide it.
+        assert axes.collections[0].get_zorder() > axes.collections[1].get_zorder()
         assert axes.get_title().endswith(f"{rows['error_mm'].mean():.1f} mm")
+    words = [{text.get_text() for text in axes.texts} for axes in drawing.figure.axes]
+    assert words == [{*NAMES, "10 mm"}, *[set()] * 11]
 
 
 def test_a_worst_prediction_lies_within_its_view(study):
@@ -93,11 +97,12 @@ def test_ellipses_are_centred_on_the_mean_error_at_the_landmarks_place(study):
 
     axes = drawing.figure.axes[1]
     rows = study.frame.query("group == 'HS' and model == 'SL' and landmark == 'PC'")
-    offset = (
-        rows[["pred_x_px", "pred_y_px"]].to_numpy() - rows[["true_x_px", "true_y_px"]].to_numpy()
-    )
+    # On the plane x = 0, a pixel goes one step to the back and one down; 2 pixels are 1 mm.
+    world = [rows[[f"{side}_{axis}_mm" for axis in "as"]].to_numpy() for side in ("pred", "true")]
+    offset = (world[1] - world[0]) / 0.5
     centres = [ellipse.center for ellipse in axes.patches]
     expected = places["PC"] + offset.mean(axis=0)
+    assert "6 people" in axes.get_title()
     assert min(np.hypot(*(np.array(centre) - expected)) for centre in centres) < 1e-9
     assert len(axes.patches) == 2 * len(NAMES)
     # Ten mm are twenty pixels of half a mm.

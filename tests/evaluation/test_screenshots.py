@@ -25,9 +25,9 @@ def test_a_report_is_pictured_wide_and_on_a_phone(reported, tmp_path):
 
     paths = take_screenshots(config)
 
-    assert [path.name for path in paths] == ["report.png", "report-phone.png"]
+    assert [path.name for path in paths] == ["report-400.png", "report-800.png", "report-1600.png"]
     sizes = [struct.unpack(">II", path.read_bytes()[16:24]) for path in paths]
-    assert sizes == [(1200, 1500), (390, 844)]
+    assert sizes == [(400, 900), (800, 1200), (1600, 1500)]
 
 
 @needs_chromium
