@@ -113,8 +113,8 @@ def _name_points(axes: Axes, rows: pd.DataFrame) -> None:
     for name, place, angle in zip(points["landmark"], places, angles, strict=True):
         centre = places.mean(axis=0) + 32.0 * np.array([1.45 * np.cos(angle), np.sin(angle)])
         axes.annotate(
-            str(name), (place[0], place[1]), (centre[0], centre[1]), color="white", fontsize=4.5, ha="center", va="center",
-            path_effects=_HALO, zorder=5, annotation_clip=False,
+            str(name), (place[0], place[1]), (centre[0], centre[1]), color="white", fontsize=4.5,
+            ha="center", va="center", path_effects=_HALO, zorder=5, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "white", "lw": 0.4, "shrinkA": 1, "shrinkB": 3},
         )  # fmt: skip
 
