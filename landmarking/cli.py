@@ -142,6 +142,15 @@ def _add_predict(commands: Commands) -> None:
         "--no-picture", action="store_true", help="draw no <name>_qc.png (saves a second a scan)"
     )
     command.add_argument(
+        "--acpc",
+        choices=("header", "resample"),
+        help="also the scan turned to AC-PC, its header alone or resampled, and the turn for "
+        "Slicer and ITK (.tfm), FSL (.mat, resample only), FreeSurfer (.lta) and MINC (.xfm)",
+    )
+    command.add_argument(
+        "--labels", action="store_true", help="also the landmarks as a NIfTI label map"
+    )
+    command.add_argument(
         "--truth",
         nargs="+",
         metavar="FILE",

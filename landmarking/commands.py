@@ -240,6 +240,11 @@ def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) 
     from landmarking.prediction.package import open_model
 
     model = open_model(options.model)
+    if options.acpc and (missing := {"AC", "PC"} - set(model.landmarks.names)):
+        raise ConfigError(
+            f"--acpc needs a model that finds AC and PC; {model.name} lacks "
+            f"{' and '.join(sorted(missing))}"
+        )
     if options.bids:
         check_dataset(output)
     check_table(output)
@@ -253,6 +258,8 @@ def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) 
             picture=not options.no_picture,
             overwrite=options.overwrite,
             allow_scaled=options.allow_scaled,
+            acpc=options.acpc,
+            labels=options.labels,
         )
         for target in targets
     ]

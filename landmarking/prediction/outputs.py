@@ -17,7 +17,19 @@ from landmarking.files import (
     readable,
 )
 from landmarking.geometry import Array
-from landmarking.imaging.scan import scan_sha256
+from landmarking.imaging.scan import Scan, as_scan, scan_sha256
+from landmarking.imaging.transforms import (
+    Grid,
+    acpc_grid,
+    label_map,
+    resampled,
+    world_to_acpc,
+    write_fsl,
+    write_itk,
+    write_lta,
+    write_minc,
+    write_volume,
+)
 from landmarking.landmarks import (
     is_prediction,
     landmark_set,
@@ -180,13 +192,24 @@ RECORD = "_prediction.json"
 MARKUPS = "_desc-auto_landmarks.mrk.json"
 FCSV = "_desc-auto_landmarks.fcsv"
 PICTURE = "_qc.png"
+ACPC = "_space-ACPC_T1w.nii.gz"
+LABELS = "_desc-landmarks_dseg.nii.gz"
+TRANSFORM = "_from-T1w_to-ACPC_xfm"
+"""With `.tfm` (ITK, Slicer), `.lta` (FreeSurfer), `.xfm` (MINC) or `.mat` (FSL)."""
 
 MOVED_MM = 0.001
 """A point of a file that was saved again counts as moved by hand above this."""
 
 
 def write_scan_files(
-    prediction: ScanPrediction, folder: Path, stem: str, *, picture: bool = True
+    prediction: ScanPrediction,
+    folder: Path,
+    stem: str,
+    *,
+    picture: bool = True,
+    acpc: str | None = None,
+    labels: bool = False,
+    scan: Scan | None = None,
 ) -> dict[str, Any]:
     """Write everything about one scan; see `results.write_set`.
 
@@ -195,6 +218,9 @@ def write_scan_files(
         folder: Output folder.
         stem: Path of the files within it, without their endings.
         picture: Whether to draw the picture for quality control.
+        acpc: `header` or `resample`: also the scan turned to AC-PC, and the turn.
+        labels: Also a label map of the landmarks.
+        scan: The scan, for `acpc` and `labels`.
 
     Returns:
         The record, as it was written.
@@ -211,7 +237,50 @@ def write_scan_files(
     }
     if picture:
         writers[PICTURE] = lambda path: draw_prediction(prediction, path)
-    return write_set(folder / stem, RECORD, prediction.record(), writers)
+    record = prediction.record()
+    if labels and scan is not None:
+        voxels = Grid(_three(scan.data.shape), scan.affine)
+        record["labels"] = {name: number for number, name in enumerate(points, start=1)}
+        writers[LABELS] = lambda path: write_volume(path, label_map(points, voxels), voxels.affine)
+    if acpc is not None and scan is not None:
+        turn = world_to_acpc(points, prediction.plane)
+        record["acpc"] = {"how": acpc, "world_to_acpc": turn.tolist()}
+        writers |= _acpc_writers(scan, turn, acpc)
+    return write_set(folder / stem, RECORD, record, writers)
+
+
+def _acpc_writers(scan: Scan, turn: Array, how: str) -> dict[str, Callable[[Path], object]]:
+    voxels = Grid(_three(scan.data.shape), scan.affine)
+    zero = np.float32(scan.zero)
+    writers: dict[str, Callable[[Path], object]] = {
+        f"{TRANSFORM}.tfm": lambda path: write_itk(path, turn),
+        f"{TRANSFORM}.xfm": lambda path: write_minc(path, turn),
+    }
+    if how == "header":
+        target = Grid(voxels.shape, turn @ voxels.affine)
+        writers[ACPC] = lambda path: write_volume(path, scan.data + zero, target.affine)
+    else:
+        target = acpc_grid(voxels, turn)
+        writers[ACPC] = lambda path: write_volume(
+            path, resampled(scan, turn, target) + zero, target.affine
+        )
+        # Between the voxels of two images; those of a turned header are the scan's own.
+        writers[f"{TRANSFORM}.mat"] = lambda path: write_fsl(path, turn, voxels, target)
+    writers[f"{TRANSFORM}.lta"] = lambda path: write_lta(path, turn, voxels, target)
+    return writers
+
+
+def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    first, second, third = shape
+    return first, second, third
+
+
+def acpc_endings(how: str | None) -> tuple[str, ...]:
+    """Endings of the files that `--acpc` adds."""
+    if how is None:
+        return ()
+    kinds = (".tfm", ".xfm", ".lta", *((".mat",) if how == "resample" else ()))
+    return (ACPC, *(f"{TRANSFORM}{kind}" for kind in kinds))
 
 
 def generated_by(model: str) -> str:
@@ -286,6 +355,8 @@ class PredictJob:
         picture: Whether to draw the picture.
         overwrite: Predict again what is finished.
         allow_scaled: Read scans whose header stretches their voxels.
+        acpc: `header` or `resample`: also the scan turned to AC-PC; None leaves it out.
+        labels: Also a label map of the landmarks.
     """
 
     target: Target
@@ -295,11 +366,15 @@ class PredictJob:
     picture: bool = True
     overwrite: bool = False
     allow_scaled: bool = False
+    acpc: str | None = None
+    labels: bool = False
 
     @property
     def endings(self) -> tuple[str, ...]:
         """Endings of the files of the scan's results beside the record."""
-        return (MARKUPS, FCSV, PICTURE) if self.picture else (MARKUPS, FCSV)
+        picture = (PICTURE,) if self.picture else ()
+        labels = (LABELS,) if self.labels else ()
+        return (MARKUPS, FCSV, *picture, *labels, *acpc_endings(self.acpc))
 
     @property
     def stem(self) -> Path:
@@ -327,7 +402,8 @@ def finished(job: PredictJob) -> dict[str, Any] | None:
     # What a person has corrected is finished, also without its picture.
     there = bool(moved) or all(job.path(ending).is_file() for ending in job.endings)
     same_way = record.get("made_with") == job.made_with
-    if not (there and same_way and same_bytes(job.target.scan, record)):
+    same_turn = job.acpc in (None, record.get("acpc", {}).get("how"))
+    if not (there and same_way and same_turn and same_bytes(job.target.scan, record)):
         return None
     return {**record, MOVED: list(moved)}
 
@@ -365,10 +441,19 @@ def predict_job(job: PredictJob) -> Outcome:
         for path in older:
             path.unlink(missing_ok=True)
         prediction = predict_scan(job.target.scan, model, allow_scaled=job.allow_scaled)
+        more = job.acpc is not None or job.labels
         clock.seconds.update({k: v for k, v in prediction.seconds.items() if k != "cpu"})
         return clock.timed(
             "files",
-            lambda: write_scan_files(prediction, job.output, job.target.stem, picture=job.picture),
+            lambda: write_scan_files(
+                prediction,
+                job.output,
+                job.target.stem,
+                picture=job.picture,
+                acpc=job.acpc,
+                labels=job.labels,
+                scan=as_scan(job.target.scan, allow_scaled=job.allow_scaled) if more else None,
+            ),
         )
 
     return attempt(job, make)
