@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from landmarking.evaluation.predictions import SDR_THRESHOLDS_MM, mean_sd, sdr
 from landmarking.evaluation.statistics import ALL, NO_SKILL, group_order, ordered, with_no_skill
@@ -442,3 +442,50 @@ def _panels(count: int, *, sharex: bool = True) -> tuple[Figure, list[Axes]]:
     for axes in grid[count:]:
         axes.set_axis_off()
     return figure, list(grid[:count])
+
+
+def adaptation_curve(points: pd.DataFrame) -> Drawing | None:
+    """Error against the number of people learnt from; None where no way has two numbers.
+
+    Args:
+        points: The result of `adaptation`.
+    """
+    if not len(points):
+        return None
+    learnt = points[points["learnt_from"] > 0]
+    ways = [way for way, part in learnt.groupby("way", sort=True) if part.learnt_from.nunique() > 1]
+    if not ways:
+        return None
+    figure = new_figure(2.3)
+    axes = figure.add_subplot()
+    colours = model_colours(learnt["way"])
+    for index, ((group, way), part) in enumerate(learnt.groupby(["group", "way"], sort=True)):
+        part = part.sort_values("learnt_from")
+        # Side by side, so that whiskers at the same number of people can be told apart.
+        x = part["learnt_from"] * 1.03 ** (index - len(ways) / 2)
+        means = part["mean_mm"]
+        whiskers = [means - part["mean_mm_low"], part["mean_mm_high"] - means]
+        label = str(way) if learnt["group"].nunique() == 1 else f"{way}, {group}"
+        axes.errorbar(
+            x, means, whiskers, marker="o", ms=3, lw=1.0, elinewidth=0.8, capsize=2,
+            color=colours[str(way)], label=label, ls=dashes(index),
+        )  # fmt: skip
+    for row in points[points["learnt_from"] == 0].to_dict("records"):
+        axes.axhline(row["mean_mm"], color="black", lw=0.8, ls=":", label="unadapted")
+        axes.axhspan(row["mean_mm_low"], row["mean_mm_high"], color="black", alpha=0.08, lw=0)
+    axes.set_xscale("log")
+    numbers = sorted(set(learnt["learnt_from"]))
+    axes.xaxis.set_major_locator(FixedLocator(numbers))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    if points["mean_mm"].max() > 3.0 * points["mean_mm"].min():
+        axes.set_yscale("log", subs=[2, 5])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set(xlabel="people learnt from", ylabel="error (mm)")
+    axes.legend(loc="best")
+    caption = (
+        "Mean error in mm of the people tested on, by the number of people of their group learnt "
+        "from; whiskers and band: 95 % intervals over people; dotted: the model started from."
+    )
+    return Drawing("adaptation_curve", "People learnt from", caption, figure)

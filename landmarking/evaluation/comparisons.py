@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,10 +16,11 @@ from landmarking.evaluation.statistics import (
     holm,
     model_order,
     paired_test,
+    summarise,
     table_1,
     unpaired_test,
 )
-from landmarking.evaluation.study import Study
+from landmarking.evaluation.study import PREDICTIONS, Run, Study, read_run
 from landmarking.evaluation.tables import (
     DASH,
     INTERVAL_NOTE,
@@ -28,6 +30,7 @@ from landmarking.evaluation.tables import (
     breaks,
     measured,
     p_text,
+    plus_minus,
     signed,
     span,
 )
@@ -354,3 +357,116 @@ def differences_table(tests: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
         text_columns=4,
         breaks=breaks(row[:2] for row in rows),
     )
+
+
+# How many people does a model of their own take? Error against the number of people learnt from.
+#
+# The runs are those of `experiment=adapt_ds`: folds by person, so that everybody of the group is
+# tested on once for each way and number. What they are held against is the model that they started
+# from, on the same people.
+
+
+UNADAPTED = "unadapted"
+"""The way of the row without any people learnt from."""
+
+_CHANGE_NOTE = (
+    "Change: against the model that all started from, on the same people, paired by person; p: "
+    "two-sided sign-flip permutation test over people; p Holm: adjusted over all rows of this "
+    "table."
+)
+
+
+def adaptation(study: Study, *, permutations: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Error by way of learning and number of people learnt from; empty where no run adapted.
+
+    Args:
+        study: Runs, some of them with `adapt.people` above zero.
+        permutations: Random permutations per test.
+        seed: Their seed.
+
+    Returns:
+        One row by group, way and number, with `learnt_from`, the columns of `summarise`, and where
+        the model that they started from has predictions of the same people the fields of `Outcome`
+        (this row minus the unadapted, paired by person) and `change_percent`; and one row
+        `UNADAPTED` a group.
+    """
+    runs = [run for run in study.runs if run.adapt and run.adapt["people"] is not None]
+    rows = []
+    for group in sorted({str(run.adapt["group"]) for run in runs}):
+        of_group = [run for run in runs if run.adapt["group"] == group]
+        before = _before(of_group, group)
+        if len(before):
+            cell = summarise(before)
+            rows.append({"group": group, "way": UNADAPTED, "learnt_from": 0, **cell})
+        for way, people in sorted({(_way(run), run.adapt["people"]) for run in of_group}):
+            chosen = [r for r in of_group if (_way(r), r.adapt["people"]) == (way, people)]
+            after = pd.concat([run.predictions for run in chosen], ignore_index=True)
+            after = after[after["group"] == group]
+            row = {"group": group, "way": way, "learnt_from": people}
+            row |= summarise(after)
+            rows.append(row | _change(before, after, permutations, seed))
+    points = pd.DataFrame(rows)
+    return points.assign(p_holm=holm(points["p_value"])) if "p_value" in points else points
+
+
+def _way(run: Run) -> str:
+    """The model's label without the number of people: `tuned` of `tuned-40`."""
+    return run.model.removesuffix(f"-{run.adapt['people']}")
+
+
+def _before(runs: Sequence[Run], group: str) -> pd.DataFrame:
+    """What the model that all started from says of the people tested on; empty if not known."""
+    starts = sorted({str(run.adapt.get("start") or "") for run in runs} - {""})
+    tested = pd.concat([run.predictions for run in runs])
+    tested = tested[tested["group"] == group]
+    if len(starts) != 1 or not (Path(starts[0]) / PREDICTIONS).is_file():
+        return tested.iloc[:0]
+    before = read_run(Path(starts[0]) / PREDICTIONS).predictions
+    # A model that has seen another cohort, or landmarks in other places, is no yardstick here.
+    known = ["cohort_digest", "scan_id", "landmark"]
+    wanted = tested[known].drop_duplicates()
+    found = before.merge(wanted, on=known)
+    return found if len(found) == len(wanted) * before["seed"].nunique() else tested.iloc[:0]
+
+
+def _change(
+    before: pd.DataFrame, after: pd.DataFrame, permutations: int, seed: int
+) -> dict[str, float]:
+    if not len(before):
+        return {}
+    points = ["participant_id", "scan_id", "landmark"]
+    means = [part.groupby(points)["error_mm"].mean() for part in (after, before)]
+    both = pd.concat(means, axis=1, keys=["after", "before"]).dropna()
+    people = both.groupby("participant_id").mean()
+    test = paired_test(people["after"], people["before"], permutations=permutations, seed=seed)
+    change = 100.0 * (both["after"].mean() / both["before"].mean() - 1.0)
+    return {**vars(test), "change_percent": float(change)}
+
+
+def adaptation_table(points: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
+    """The result of `adaptation` as a table."""
+    nan = float("nan")
+    rows = [
+        (
+            str(r["way"]), str(r["group"]), str(r["learnt_from"]), str(r["people"]),
+            plus_minus(r["mean_mm"], r["sd_mm"]), span(r["mean_mm_low"], r["mean_mm_high"]),
+            signed(r.get("difference_mm", nan)), span(r.get("low_mm", nan), r.get("high_mm", nan)),
+            signed(r.get("change_percent", nan), 0), p_text(r.get("p_value", nan)),
+            p_text(r.get("p_holm", nan)),
+        )
+        for r in points.to_dict("records")
+    ]  # fmt: skip
+    return Table(
+        name="adaptation",
+        title="People learnt from, and the error on the others of their group",
+        header=(
+            "Way", "Group", "learnt from", "people", "Error (mm)", "95 % CI", "change (mm)",
+            "95 % CI", "%", "p", "p Holm",
+        ),
+        rows=tuple(rows),
+        notes=(
+            *notes,
+            INTERVAL_NOTE,
+            _CHANGE_NOTE,
+        ),
+    )  # fmt: skip

@@ -16,10 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from landmarking.errors import ConfigError
 from landmarking.evaluation import comparisons, tables
-from landmarking.evaluation.adaptation import adaptation, adaptation_curve, adaptation_table
 from landmarking.evaluation.charts import (
     MOST,
     Drawing,
+    adaptation_curve,
     by_error,
     cumulative_errors,
     curve_panels,
@@ -33,6 +33,8 @@ from landmarking.evaluation.charts import (
     save,
 )
 from landmarking.evaluation.comparisons import (
+    adaptation,
+    adaptation_table,
     cohort_differences,
     compare_groups,
     compare_models,

@@ -129,7 +129,9 @@ def resampled(scan: Scan, to_acpc: Array, grid: Grid) -> NDArray[np.float32]:
     return np.clip(data, lowest, highest, out=data)
 
 
-def label_map(points_mm: Mapping[str, Array], grid: Grid, radius_mm: float = 2.0) -> Array:
+def label_map(
+    points_mm: Mapping[str, Array], grid: Grid, radius_mm: float = 2.0
+) -> NDArray[np.uint8]:
     """Balls around landmarks, numbered from 1 in their order.
 
     Args:

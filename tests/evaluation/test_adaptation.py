@@ -5,13 +5,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from landmarking.evaluation.adaptation import (
-    UNADAPTED,
-    adaptation,
-    adaptation_curve,
-    adaptation_table,
-)
-from landmarking.evaluation.charts import house_style
+from landmarking.evaluation.charts import adaptation_curve, house_style
+from landmarking.evaluation.comparisons import UNADAPTED, adaptation, adaptation_table
 from landmarking.evaluation.report import ReportConfig, run_report
 from landmarking.evaluation.study import load_study
 
