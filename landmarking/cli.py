@@ -19,6 +19,14 @@ from typing import TypeAlias
 STARTED = time.perf_counter()
 """When the command began, for the time of starting up."""
 
+SHELLS = {
+    "prepare": "Cut the slices of a cohort: landmarking prepare cohort=bids cohort.root=DIR",
+    "train": "Train one model or a sweep: landmarking train experiment=demo_sl",
+    "evaluate": "Predict another cohort with a trained study, and print its errors.",
+    "report": "Tables and figures of a study: landmarking report runs=DIR",
+}
+"""Commands that Hydra composes; each is the script of its name in experiments/."""
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 EPILOG = """exit status:
@@ -47,9 +55,27 @@ plane as its middle layer) and <name>_slice.nii.gz (the mid-sagittal slice). Bot
 scan's own world, so that a viewer overlays them."""
 
 
-_MORPHOMETRY = """Measure distances, angles and areas between landmarks, by person, with what the
+_MORPHOMETRY = """Measure distances, angles and areas between landmarks. By person, with what the
 landmarks' own uncertainty does to them; compare two groups of people; hold automatic against manual
 landmarks. Exploratory: the measures are no clinical standard."""
+
+
+_QC = """Say what there is to look at. Of results of predict: how many are done, flagged, and what
+review.tsv beside the page says; the page is written anew. Of a prepared cohort: the scans to look
+at, and where their pictures lie."""
+
+
+_CONF = """Copy the configuration, conf/, to a folder of one's own. Then
+`landmarking train --config-path DIR` composes from there; `--config-dir DIR` adds a folder with
+files of new names to what ships."""
+
+
+_DOCTOR = """Print versions, devices, folders, and what is wrong with this installation. The first
+thing to send with a question."""
+
+
+_COMPLETION = """Print a script that completes this command in a shell. For bash:
+landmarking completion bash > ~/.local/share/bash-completion/completions/landmarking"""
 
 
 _EXPORT = """Write a model as a graph for other programs: .pt2 (torch.export) or .onnx. What is read
@@ -66,11 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     plain_environment()
-    options = parser().parse_args(arguments)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    if typed[:1] and typed[0] in SHELLS:
+        return run_shell(typed[0], typed[1:])
+    options = parser().parse_args(typed)
     from landmarking.errors import LandmarkingError
 
     try:
-        run = getattr(import_module("landmarking.commands"), options.run)
+        module, _, function = options.run.rpartition(":")
+        run = getattr(import_module(module or "landmarking.commands"), function)
         return int(run(options))
     except LandmarkingError as error:
         sys.stderr.write(f"landmarking: {error}\n")
@@ -82,6 +112,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough, such as `landmarking info | head`.
         sys.stderr.close()
         return 0
+
+
+def run_shell(name: str, typed: Sequence[str]) -> int:
+    """Run one of the Hydra commands as its script in experiments/ is run, whose twin it is.
+
+    Args:
+        name: One of `SHELLS`.
+        typed: What follows it on the command line.
+
+    Returns:
+        The exit status.
+    """
+    import runpy
+
+    from landmarking.config import PROJECT
+
+    script = PROJECT / "experiments" / f"{name}.py"
+    # Processes that Lightning starts beside this one are started by the same words.
+    sys.argv = [str(script), *typed]
+    runpy.run_path(str(script), run_name="__main__")
+    return 0
 
 
 def plain_environment() -> None:
@@ -105,14 +156,21 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, text in SHELLS.items():
+        commands.add_parser(name, help=text, add_help=False)
     _add_predict(commands)
     _add_msp(commands)
+    _add_qc(commands)
     _add_compare(commands)
     _add_morphometry(commands)
     _add_info(commands)
     _add_calibrate(commands)
     _add_pack(commands)
     _add_export(commands)
+    _add_conf(commands)
+    _command(commands, "doctor", _DOCTOR, "landmarking.doctor:run_doctor")
+    command = _command(commands, "completion", _COMPLETION, "print_completion")
+    command.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return top
 
 
@@ -220,6 +278,19 @@ def _add_msp(commands: Commands) -> None:
         "--spacing", type=float, default=1.0, metavar="MM", help="voxel size (default 1)"
     )
     command.add_argument("--no-images", action="store_true", help="write the plane alone")
+
+
+def _add_qc(commands: Commands) -> None:
+    command = _command(commands, "qc", _QC, "run_qc")
+    command.add_argument("folder", metavar="DIR", help="results of predict, or a prepared cohort")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_conf(commands: Commands) -> None:
+    command = _command(commands, "conf", _CONF, "landmarking.doctor:copy_configuration")
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    copy = actions.add_parser("copy", help="copy it", description=_CONF)
+    copy.add_argument("folder", metavar="DIR", help="folder to make")
 
 
 def _add_export(commands: Commands) -> None:

@@ -27,6 +27,7 @@ from landmarking.prediction.summary import (
     all_records,
     check_dataset,
     check_table,
+    results_state,
     stale,
     write_dataset,
     write_review,
@@ -297,6 +298,47 @@ def _predict_line(outcome: Outcome) -> str:
     if moved:
         look.append(f"{', '.join(moved)} moved by hand, kept")
     return scan_line(outcome, [*outcome.record["flags"], *look])
+
+
+def run_qc(options: argparse.Namespace) -> int:
+    """Say how a folder of results stands, or which scans of a prepared cohort to look at.
+
+    Args:
+        options: As `cli.parser` gives them.
+
+    Raises:
+        ConfigError: If the folder holds neither.
+    """
+    folder = Path(options.folder)
+    if (folder / "qc.csv").is_file():
+        from landmarking.preparation.review import cohort_state
+
+        state = cohort_state(folder)
+    else:
+        state = results_state(folder)
+    if options.json:
+        _print_json(state)
+        return 0
+    for key, value in state.items():
+        if isinstance(value, dict):
+            sys.stdout.write("".join(f"  {name}: {text}\n" for name, text in value.items()))
+        else:
+            sys.stdout.write(f"{key}: {value}\n")
+    return 0
+
+
+def print_completion(options: argparse.Namespace) -> int:
+    """Print the script that completes the command in a shell.
+
+    Args:
+        options: `shell`.
+    """
+    import shtab
+
+    from landmarking.cli import parser
+
+    sys.stdout.write(shtab.complete(parser(), options.shell) + "\n")
+    return 0
 
 
 def run_compare(options: argparse.Namespace) -> int:

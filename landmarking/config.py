@@ -29,8 +29,15 @@ MOVED = {
 }
 """Modules whose classes older configurations and checkpoints name, and where these are now."""
 
-PROJECT = Path(__file__).resolve().parents[1]
-"""Root of the checkout, to which relative output folders are anchored."""
+PACKAGE = Path(__file__).resolve().parent
+
+INSTALLED = (PACKAGE / "conf").is_dir()
+"""Whether this is an installed wheel, which brings conf/ and experiments/ within the package."""
+
+PROJECT = PACKAGE if INSTALLED else PACKAGE.parent
+"""What conf/ and experiments/ lie in: the root of the checkout, or the installed package."""
+
+CONF = PROJECT / "conf"
 
 
 def settings(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -134,7 +141,8 @@ def register_resolvers() -> None:
 
 
 def _in_project(relative: str) -> str:
-    return str(PROJECT / relative)
+    """A folder of results: in the checkout, or for an installed command where it was called."""
+    return str((Path.cwd() if INSTALLED else PROJECT) / relative)
 
 
 def _overrides() -> str:

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from landmarking.config import INSTALLED, PROJECT
 from landmarking.errors import ConfigError
 from landmarking.files import (
     CHECKSUMS,
@@ -323,9 +324,6 @@ def refuse_losses(path: Path) -> None:
             check_sealed(run.path, run.predictions.name)
 
 
-PROJECT = Path(__file__).resolve().parents[1]
-
-
 def provenance() -> dict[str, Any]:
     """Plain values that say with what, on what and from which source a run was made.
 
@@ -333,8 +331,8 @@ def provenance() -> dict[str, Any]:
         `commit` and `modified` (None outside a git checkout), `python`, `platform`, `hardware`,
         `command` and `packages`, the installed versions by name.
     """
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    commit = None if INSTALLED else _git("rev-parse", "HEAD")
+    changes = None if INSTALLED else _git("status", "--porcelain", "--untracked-files=no")
     return {
         "commit": commit,
         "modified": None if changes is None else bool(changes),

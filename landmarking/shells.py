@@ -28,14 +28,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from landmarking.cli import plain_environment
-from landmarking.config import PROJECT, register_resolvers, settings
+from landmarking.config import CONF, register_resolvers, settings
 from landmarking.errors import LandmarkingError
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-CONF = PROJECT / "conf"
-
 
 SCHEMAS = {
     "train": "landmarking.training.settings.TrainingConfig",
@@ -69,6 +66,7 @@ def start(main: Callable[[], Any], name: str) -> None:
         name: The shell's configuration, conf/NAME.yaml.
     """
     plain_environment()
+    sys.argv[1:] = _own_configuration(sys.argv[1:])
     if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
         sys.stdout.write(help_text(name))
         return
@@ -77,6 +75,23 @@ def start(main: Callable[[], Any], name: str) -> None:
     with one_message(name):
         register(name)
         main()
+
+
+def _own_configuration(typed: Sequence[str]) -> list[str]:
+    """The command line with a relative folder after --config-path or -cp made absolute.
+
+    Hydra takes it from the script's place, which whoever calls an installed command cannot know.
+    """
+    words = list(typed)
+    for number, word in enumerate(words):
+        option, equals, folder = word.partition("=")
+        if option not in ("--config-path", "-cp"):
+            continue
+        if equals and Path(folder).is_dir():
+            words[number] = f"{option}={Path(folder).absolute()}"
+        elif not equals and number + 1 < len(words) and Path(words[number + 1]).is_dir():
+            words[number + 1] = str(Path(words[number + 1]).absolute())
+    return words
 
 
 def answer(config: DictConfig, schema: type[T], run: Callable[[T], R]) -> R:
@@ -295,7 +310,7 @@ def help_text(name: str) -> str:
     head, _, rest = text.partition("defaults:\n")
     defaults, _, keys = rest.partition("\n\n")
     lines = [line.removeprefix("# ") for line in head.splitlines()]
-    lines += ["", f"usage: python experiments/{name}.py [GROUP=OPTION ...] [KEY=VALUE ...]"]
+    lines += ["", f"usage: landmarking {name} [GROUP=OPTION ...] [KEY=VALUE ...]"]
     lines += _section("Groups:", _group_lines(defaults))
     if "experiment:" in defaults:
         lines += _section("Experiments (experiment=NAME):", _experiment_lines())

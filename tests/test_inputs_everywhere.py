@@ -76,7 +76,7 @@ def test_everything_is_imported_and_locks_work_without_them(tmp_path):
 def landmarking(*words, **environment):
     kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
     return subprocess.run(
-        [sys.executable, "-m", "landmarking", *words],
+        [sys.executable, "-m", "landmarking.cli", *words],
         capture_output=True,
         check=False,
         env={**kept, **environment},

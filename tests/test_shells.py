@@ -44,6 +44,34 @@ def test_a_shell_answers_help_by_itself_and_a_typing_error_with_one_message(name
     assert "did you mean cohort/preset?" in refused.stderr
 
 
+@pytest.mark.parametrize("name", SHELLS)
+def test_the_installed_command_is_the_twin_of_the_script(name, tmp_path):
+    command = [sys.executable, "-m", "landmarking.cli", name]
+    told = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert (told.returncode, told.stdout) == (0, help_text(name))
+    refused = subprocess.run([*command, "sed=1"], capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("sed: there is no such setting")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ones_own_configuration_is_copied_once_and_composed(tmp_path):
+    command = [sys.executable, "-m", "landmarking.cli"]
+
+    def run(*words):
+        return subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path)
+
+    assert run("conf", "copy", "own").returncode == 0
+    file = tmp_path / "own" / "optimizer" / "adam.yaml"
+    file.write_text(file.read_text().replace("lr: 0.005", "lr: 0.0042"))
+    again = run("conf", "copy", "own")
+    assert again.returncode == 2
+    assert "is there already, and kept" in again.stderr
+    for words in (["--config-path", "own"], ["--config-path=own"]):
+        composed = run("train", "--cfg", "job", *words)
+        assert yaml.safe_load(composed.stdout)["optimizer"]["lr"] == 0.0042, composed.stderr
+
+
 def left_with(raised, capsys):
     with pytest.raises(SystemExit) as stop, one_message():
         raise raised

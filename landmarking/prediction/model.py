@@ -299,7 +299,7 @@ def trained_runs(path: Path) -> list[RunFolder]:
     if not runs:
         raise ConfigError(
             f"{path}: no trained run, which has config.yaml and checkpoints/model.ckpt; give the "
-            "folder of a finished run or of a study, or train one with experiments/train.py"
+            "folder of a finished run or of a study, or train one with landmarking train"
         )
     return runs
 

@@ -395,3 +395,62 @@ def write_review(
     # Names that are no UTF-8 are shown as far as they can be.
     write_text(path, readable(text).replace("<html", f"{MARK}\n<html", 1))
     return path
+
+
+REVIEW = "review.tsv"
+"""What the page saves, once it has been put beside it."""
+
+
+def results_state(folder: Path) -> dict[str, Any]:
+    """How a folder of results stands; its page is written anew.
+
+    Args:
+        folder: Output folder of predict.
+
+    Returns:
+        Counts, what the review says where review.tsv lies beside the page, and by scan what to
+        look at.
+
+    Raises:
+        ConfigError: If there are no results in it, or review.tsv is not one of ours.
+    """
+    records = all_records(folder) if folder.is_dir() else {}
+    if not records:
+        raise ConfigError(
+            f"{folder}: holds no results of predict and no prepared cohort; name the -o of "
+            "predict, or a folder of outputs/prepared"
+        )
+    reviews = _reviews(folder / REVIEW)
+    models = sorted({str(record["model"]) for record in records.values()})
+    scans = reviewed_scans(folder, records)
+    open_ones = [scan.name for scan in scans if scan.name not in reviews]
+    page = write_review(folder, records, (), ", ".join(models))
+    states = list(reviews.values())
+    return {
+        "scans": len(scans),
+        "flagged": sum(scan.state == "flagged" for scan in scans),
+        "accepted": states.count("accept"),
+        "rejected": states.count("reject"),
+        "not decided": len(open_ones),
+        "page": str(page or f"{folder / PAGE} is somebody else's, and kept"),
+        "look at": {
+            scan.name: "; ".join(scan.why)
+            for scan in scans
+            if scan.state == "flagged" and scan.name in open_ones
+        },
+    }
+
+
+def _reviews(path: Path) -> dict[str, str]:
+    """`accept` or `reject` by scan, as the page has saved it."""
+    if not path.exists():
+        return {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        return {row["scan"]: row["review"] for row in rows if row["review"] in ("accept", "reject")}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: is no review of the page, which has the columns scan, state, review and "
+            "note; save it again from the page"
+        ) from error

@@ -22,7 +22,7 @@ FORMAT = 1
 """Version of the folder's layout; readers refuse others."""
 
 INDEX = "index.json"
-AGAIN = "remove the folder and run experiments/prepare.py again"
+AGAIN = "remove the folder and run landmarking prepare again"
 """What to do about a folder that cannot be read."""
 
 
@@ -48,7 +48,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         body = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CacheError(
-            f"{folder}: not a prepared cohort (no {INDEX}); make one with experiments/prepare.py"
+            f"{folder}: not a prepared cohort (no {INDEX}); make one with landmarking prepare"
         ) from error
     except (OSError, ValueError) as error:
         raise CacheError(f"{path}: cannot be read ({error}); {AGAIN}") from error

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landmarking.errors import CacheError
 from landmarking.files import readable
 from landmarking.geometry import Array
 from landmarking.imaging.quality import LOW_MARGIN_MM, Value
@@ -166,6 +167,37 @@ def quality_csv(rows: Sequence[Mapping[str, Value]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def cohort_state(folder: Path) -> dict[str, Any]:
+    """What `landmarking qc` says of a prepared cohort.
+
+    Args:
+        folder: Of outputs/prepared, with qc.csv and the pages of slices.
+
+    Returns:
+        Counts, where the pictures lie, and by scan why to look at it.
+
+    Raises:
+        CacheError: If the table cannot be read.
+    """
+    table = folder / "qc.csv"
+    try:
+        rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+        flagged = {row["scan_id"]: row["reason"] for row in rows if row["flagged"] == "True"}
+    except (OSError, ValueError, KeyError) as error:
+        raise CacheError(
+            f"{table}: cannot be read as the table of a prepared cohort; run landmarking prepare "
+            "again with the same settings"
+        ) from error
+    pages = sorted(folder.glob("contact-sheet-*.png"))
+    return {
+        "scans": len(rows),
+        "flagged": len(flagged),
+        "table": str(table),
+        "pages": f"{len(pages)}, from {pages[0]}" if pages else "none",
+        "look at": flagged,
+    }
 
 
 COLUMNS, ROWS = 12, 8

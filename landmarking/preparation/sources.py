@@ -278,7 +278,7 @@ def unpack_prepared(path: Path, folder: Path) -> PreparedCohort:
     except CacheError as error:
         raise CacheError(
             f"{path}: its index or slices are damaged or of another version; copy the file again, "
-            "or pack it again with experiments/prepare.py"
+            "or pack it again with landmarking prepare"
         ) from error
     except DAMAGED_ARCHIVE as error:
         raise CacheError(f"{path}: not a carried cohort ({error}); copy the file again") from error

@@ -199,7 +199,7 @@ def finished_runs(path: Path) -> Sequence[RunFolder]:
     runs = [run for run in runs if run.model.exists()]
     if not runs:
         raise ConfigError(
-            f"runs: {path} holds no finished run with a model; train one with experiments/train.py"
+            f"runs: {path} holds no finished run with a model; train one with landmarking train"
         )
     return runs
 

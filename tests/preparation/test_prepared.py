@@ -127,7 +127,7 @@ def test_a_damaged_cohort_is_refused_with_the_way_out(tmp_path, file, harm, mess
     save(tmp_path / "demo", tissues=np.zeros((4, 4, 12, 15), np.uint8))
     path = tmp_path / "demo" / file
     path.write_bytes(harm(path.read_bytes()))
-    with pytest.raises(CacheError, match=f"{message}.*run experiments/prepare.py again"):
+    with pytest.raises(CacheError, match=f"{message}.*run landmarking prepare again"):
         load_prepared(tmp_path / "demo")
 
 
