@@ -96,12 +96,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if typed[:1] and typed[0] in SHELLS:
         return run_shell(typed[0], typed[1:])
     options = parser().parse_args(typed)
+    return run(options.run, options)
+
+
+def run(where: str, options: argparse.Namespace) -> int:
+    """Do what a command does, and say what is wrong in one line.
+
+    Args:
+        where: `MODULE:FUNCTION`, or a function of `landmarking.commands`.
+        options: What the function takes.
+
+    Returns:
+        The exit status.
+    """
     from landmarking.errors import LandmarkingError
 
     try:
-        module, _, function = options.run.rpartition(":")
-        run = getattr(import_module(module or "landmarking.commands"), function)
-        return int(run(options))
+        module, _, function = where.rpartition(":")
+        work = getattr(import_module(module or "landmarking.commands"), function)
+        return int(work(options))
     except LandmarkingError as error:
         sys.stderr.write(f"landmarking: {error}\n")
         return 2
@@ -355,6 +368,7 @@ def _add_scans(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bids", action="store_true", help="the input is a BIDS tree; write BIDS derivatives"
     )
+    command.set_defaults(participants=(), sessions=())
     command.add_argument(
         "--workers", type=_count, default=1, metavar="N", help="processes (default 1)"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from landmarking.cli import STARTED
+from landmarking.cohort.records import scans_left_out
 from landmarking.errors import ConfigError
 from landmarking.files import not_written, remove_leftovers
 from landmarking.landmarks import is_prediction, read_landmarks
@@ -138,10 +139,21 @@ def scan_line(outcome: Outcome, said: Sequence[str]) -> str:
 
 
 def summary_line(outcomes: Sequence[Outcome]) -> str:
-    """How many scans were done, skipped and failed."""
+    """How many scans were done, skipped, failed, left out and flagged."""
     failed = sum(outcome.problem is not None for outcome in outcomes)
     reused = sum(outcome.reused for outcome in outcomes)
-    return f"{len(outcomes) - failed - reused} done, {reused} finished before, {failed} failed"
+    out = sum(bool(outcome.left_out) for outcome in outcomes)
+    flagged = sum(_is_flagged(outcome) for outcome in outcomes)
+    done = len(outcomes) - failed - reused - out
+    rest = f", {out} left out" if out else ""
+    rest += f"; {flagged} flagged" if flagged else ""
+    return f"{done} done, {reused} finished before, {failed} failed{rest}"
+
+
+def _is_flagged(outcome: Outcome) -> bool:
+    record = outcome.record or {}
+    marks = any(mark["flags"] for mark in record.get("landmarks", ()))
+    return bool(record.get("flags")) or marks
 
 
 def timing_lines(outcomes: Sequence[Outcome], started: Startup) -> list[str]:
@@ -190,7 +202,7 @@ def run_predict(options: argparse.Namespace) -> int:
         LandmarkingError: If nothing could be started.
     """
     output = Path(options.output)
-    targets = find_scans([Path(scan) for scan in options.scans], output, bids=options.bids)
+    targets, left_out = find_targets(options, output)
     if options.truth and len(options.truth) != len(targets):
         raise ConfigError(
             f"--truth takes one file a scan, in the same order; found {len(options.truth)} for "
@@ -204,7 +216,8 @@ def run_predict(options: argparse.Namespace) -> int:
     started = startup()
     with progress_bar(options, len(jobs)) as advance:
         outcomes = run_jobs(jobs, predict_job, finished, options.workers, advance)
-    table, page, old = _write_summary(options, jobs[0], outcomes)
+    outcomes += left_out
+    table, page, old = _write_summary(options, output, outcomes)
     misses = [
         miss
         for file, outcome in zip(options.truth, outcomes, strict=False)
@@ -226,6 +239,35 @@ def run_predict(options: argparse.Namespace) -> int:
         names = ", ".join(old[:3]) + (", ..." if len(old) > 3 else "")
         lines.append(f"note: {len(old)} scan(s) in {output} {STALE} ({names})")
     return print_end(options, lines, outcomes, started)
+
+
+def find_targets(options: argparse.Namespace, output: Path) -> tuple[list[Target], list[Outcome]]:
+    """Scans that were named, and those that a BIDS tree's own tables leave out.
+
+    Args:
+        options: `scans`, `bids`, and where there are such `participants` and `sessions`.
+        output: Folder of the results.
+
+    Raises:
+        ConfigError: If there is no scan, or none of a participant or session that was named.
+    """
+    targets = find_scans([Path(scan) for scan in options.scans], output, bids=options.bids)
+    if not options.bids:
+        return targets, []
+    for prefix, words in (("sub-", options.participants), ("ses-", options.sessions)):
+        names = [f"{prefix}{word.removeprefix(prefix)}" for word in words]
+        parts = {part for t in targets for part in t.stem.split("/") if part.startswith(prefix)}
+        if missing := [name for name in names if name not in parts]:
+            raise ConfigError(
+                f"{options.scans[0]}: there is no scan of {', '.join(missing)}; it has "
+                f"{', '.join(sorted(parts)) or 'none of that kind'}"
+            )
+        targets = [t for t in targets if not names or set(names) & set(t.stem.split("/"))]
+    left_out = scans_left_out(Path(options.scans[0]))
+    return (
+        [target for target in targets if target.scan not in left_out],
+        [Outcome(t, left_out=left_out[t.scan]) for t in targets if t.scan in left_out],
+    )
 
 
 def _say_predictions(files: Sequence[str]) -> None:
@@ -261,25 +303,26 @@ def _jobs(options: argparse.Namespace, targets: Sequence[Target], output: Path) 
             allow_scaled=options.allow_scaled,
             acpc=options.acpc,
             labels=options.labels,
+            bids=model.landmarks.name if options.bids else "",
         )
         for target in targets
     ]
 
 
 def _write_summary(
-    options: argparse.Namespace, job: PredictJob, outcomes: Sequence[Outcome]
+    options: argparse.Namespace, output: Path, outcomes: Sequence[Outcome]
 ) -> tuple[Path, str, list[str]]:
-    """Write the table and the page; the table's path, what to say of the page, what is stale."""
+    """Write the tables and the page; the table's path, what to say of the page, what is stale."""
     from landmarking.prediction.package import open_model
 
-    output = job.output
+    model = open_model(options.model)
     try:
         if options.bids:
             write_dataset(output)
         records = all_records(output)
         table = write_table(output, records)
-        old = stale(records, job.made_with)
-        page = write_review(output, records, outcomes, open_model(job.sources).name, old)
+        old = stale(records, model.made_with)
+        page = write_review(output, records, outcomes, model.name, old)
     except OSError as error:
         again = "choose another -o, then start again: finished scans are skipped"
         raise ConfigError(not_written(output / TABLE, error, again)) from error
@@ -413,7 +456,7 @@ def run_msp(options: argparse.Namespace) -> int:
     if not 0.25 <= options.spacing <= 4.0:
         raise ConfigError(f"--spacing lies between 0.25 and 4 mm, found {options.spacing}")
     output = Path(options.output)
-    targets = find_scans([Path(scan) for scan in options.scans], output, bids=options.bids)
+    targets, left_out = find_targets(options, output)
     if options.bids:
         check_dataset(output)
     make_folder(output)
@@ -430,7 +473,7 @@ def run_msp(options: argparse.Namespace) -> int:
     ]
     started = startup()
     with progress_bar(options, len(jobs)) as advance:
-        outcomes = run_jobs(jobs, msp_job, msp_finished, options.workers, advance)
+        outcomes = run_jobs(jobs, msp_job, msp_finished, options.workers, advance) + left_out
     if options.bids:
         write_dataset(output)
     if options.json:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 MOVED = {
     "landmarking.callbacks": "landmarking.training.callbacks",
     "landmarking.models.schedule": "landmarking.models.module",
+    "landmarking.models.stacked": "landmarking.models.coordinate_cnn",
     "landmarking.tensorboard": "landmarking.training.callbacks",
 }
 """Modules whose classes older configurations and checkpoints name, and where these are now."""

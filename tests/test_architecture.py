@@ -8,7 +8,7 @@ import pytest
 from landmarking.config import PROJECT
 
 BASE = "base"
-TOP = {"cli", "commands", "shells"}
+TOP = {"bids_app", "cli", "commands", "doctor", "shells"}
 BELOW = {
     BASE: (),
     "imaging": (BASE,),

@@ -30,9 +30,8 @@ from landmarking.config import PROJECT
 from landmarking.data.batches import DeviceBatches, EpochOrder
 from landmarking.errors import LandmarkingError
 from landmarking.models.build import build_network
-from landmarking.models.coordinate_cnn import CoordinateCNN
+from landmarking.models.coordinate_cnn import CoordinateCNN, StackedEnsemble
 from landmarking.models.module import to_channels_last
-from landmarking.models.stacked import StackedEnsemble
 from train import PROTOCOL_EPOCHS, PROTOCOL_SCANS, plain_network
 
 NOT_MEASURED = "not measured"

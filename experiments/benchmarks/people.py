@@ -18,7 +18,7 @@ from landmarking.errors import ConfigError, ScanError
 from landmarking.geometry import Array
 from landmarking.landmarks import read_landmarks
 from landmarking.prediction.package import open_model
-from landmarking.prediction.predict import ScanPrediction, predict_scan
+from landmarking.prediction.predict import Prediction, predict_scan
 
 FAILURE_MM = 2.5
 """Errors above it should carry a flag."""
@@ -89,7 +89,7 @@ def run(arguments: list[str]) -> str:
 
 def _rows(
     scan: str,
-    found: ScanPrediction,
+    found: Prediction,
     truth: Mapping[str, Array],
     known: dict[str, tuple[int, float]],
 ) -> list[dict[str, object]]:
@@ -137,7 +137,7 @@ def summary(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def draw(people: Sequence[tuple[str, ScanPrediction, Mapping[str, Array]]], path: Path) -> None:
+def draw(people: Sequence[tuple[str, Prediction, Mapping[str, Array]]], path: Path) -> None:
     """Slices with the raters' points (circles) and the model's (crosses)."""
     columns = 5
     count = -(-len(people) // columns)

@@ -176,7 +176,7 @@ def our_rate(
 ) -> float:
     """Slices a second of our module under Lightning's Trainer."""
     member = {"_target_": "landmarking.models.coordinate_cnn.CoordinateCNN"}
-    stacked = {"_target_": "landmarking.models.stacked.StackedEnsemble", "member": member}
+    stacked = {"_target_": "landmarking.models.coordinate_cnn.StackedEnsemble", "member": member}
     module = LandmarkModule(
         network=stacked if kind == "stacked" else member,
         landmarks=[str(number) for number in range(points.shape[1])],

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from landmarking.errors import CohortError
 from landmarking.files import write_text
+from landmarking.landmarks import LandmarkSet
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,88 @@ class Cohort:
                 f"its groups are {', '.join(self.groups)}"
             )
         return tuple(scan for scan in self.scans if scan.group in groups)
+
+
+@dataclass(frozen=True)
+class CohortCheck:
+    """What a check has found.
+
+    Attributes:
+        problems: One sentence a problem; scans with problems cannot be used.
+        notes: What a person should know and nothing needs to be done about.
+        summary: Counts by group, a few lines.
+    """
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    summary: str
+
+    @property
+    def text(self) -> str:
+        """All of it, for people."""
+        parts = [self.summary]
+        for title, lines in (("problems", self.problems), ("notes", self.notes)):
+            parts.append(f"{title}: {len(lines) or 'none'}")
+            parts += [f"  - {line}" for line in lines]
+        return "\n".join(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What there is to say of one scan.
+
+    Attributes:
+        record: The scan.
+        problem: Why it cannot be used, or None.
+        notes: Doubts.
+        known: Which landmarks it has, shape (L,).
+    """
+
+    record: ScanRecord
+    problem: str | None
+    notes: tuple[str, ...]
+    known: NDArray[np.bool_]
+
+
+def check_prepared(
+    cohort: Cohort, landmarks: LandmarkSet, findings: Sequence[Finding]
+) -> CohortCheck:
+    """Problems, notes and counts of a cohort.
+
+    Args:
+        cohort: The cohort.
+        landmarks: Landmarks that are going to be used.
+        findings: What was found of each scan, in order.
+    """
+    problems = tuple(finding.problem for finding in findings if finding.problem is not None)
+    notes = [*cohort.notes]
+    for finding in findings:
+        notes += [f"{finding.record.scan_id}: {note}" for note in finding.notes]
+        if finding.record.landmarks is not None and finding.problem is None:
+            pairs = zip(landmarks.names, finding.known, strict=True)
+            missing = ", ".join(name for name, there in pairs if not there)
+            if missing:
+                notes.append(f"{finding.record.scan_id}: has no {missing}; masked everywhere")
+    return CohortCheck(
+        (*cohort.bad, *problems), tuple(notes), _summary(cohort, landmarks, findings)
+    )
+
+
+def _summary(cohort: Cohort, landmarks: LandmarkSet, findings: Sequence[Finding]) -> str:
+    placed = {each.record.scan_id: int(each.known.sum()) for each in findings}
+    kind = ", simulated" if cohort.simulated else ""
+    lines = [f"cohort {cohort.name} ({cohort.root}){kind}: {len(cohort.scans)} scans"]
+    for group in cohort.groups:
+        scans = cohort.select([group])
+        people = len({scan.participant_id for scan in scans})
+        points = sum(placed[scan.scan_id] for scan in scans)
+        bare = sum(scan.landmarks is None for scan in scans)
+        lines.append(
+            f"  {group}: {len(scans)} scans of {people} people, {points} of "
+            f"{len(scans) * len(landmarks)} landmarks of {landmarks.name}"
+            + (f", {bare} scans without landmarks" if bare else "")
+        )
+    return "\n".join(lines)
 
 
 UNKNOWN = {"", "n/a", "nan", "na", "<na>", "none", "null", "-", ".", "unknown"}
@@ -253,6 +339,38 @@ def _age(person: str, text: str, problems: list[str]) -> float | None:
         problems.append(f"participants.tsv: {person} has age {text!r}; give years or n/a")
         return None
     return age
+
+
+def scans_left_out(root: Path) -> dict[Path, str]:
+    """Scans that a tree says are not to be used, in `exclude` of its tables.
+
+    Args:
+        root: A BIDS tree; participants.tsv leaves out people, `sub-*[_ses-*]_scans.tsv` scans.
+
+    Returns:
+        Why, by path of the scan.
+
+    Raises:
+        CohortError: If a table cannot be read.
+    """
+    found: dict[Path, str] = {}
+    problems: list[str] = []
+    tables = [*root.glob("sub-*/*_scans.tsv"), *root.glob("sub-*/ses-*/*_scans.tsv")]
+    for table in sorted(path for path in tables if not path.name.startswith(".")):
+        for row in read_table(table, ("filename",), problems):
+            if why := _reason(row.get("exclude", "")):
+                found[table.parent / row["filename"]] = f"{table.name}: {why}"
+    if problems:
+        raise CohortError(
+            f"{root}: which scans are left out cannot be read; mend:", tuple(problems)
+        )
+    people = root / "participants.tsv"
+    if people.is_file():
+        # What else may be wrong with a person is no matter of who is left out.
+        for person, about in people_of_table(people, "any", []).items():
+            scans = (root / person).rglob("*.nii*") if about.exclude else ()
+            found |= dict.fromkeys(scans, f"participants.tsv: {about.exclude}")
+    return found
 
 
 def write_participants(root: Path, people: Iterable[Participant]) -> None:

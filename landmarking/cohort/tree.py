@@ -17,7 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from landmarking.cohort.records import Cohort, Participant, ScanRecord, people_of_table
+from landmarking.cohort.records import (
+    Cohort,
+    Participant,
+    ScanRecord,
+    people_of_table,
+    scans_left_out,
+)
 from landmarking.errors import CohortError, LandmarkError
 from landmarking.files import files_below, parse_json
 from landmarking.landmarks import AUTO, is_prediction, read_landmarks
@@ -117,7 +123,8 @@ def read_cohort(
     if not scans and not (found.problems or found.bad):
         found.problems.append("there is no scan: sub-*/[ses-*/]anat/*_T1w.nii.gz matches nothing")
     simulated = _simulated(root / "dataset_description.json", found.problems)
-    kept = tuple(scan for scan in scans if not people[scan.participant_id].exclude)
+    out = _left_out(root, people, scans, found)
+    kept = tuple(scan for scan in scans if scan.scan_id not in out)
     left_out = [row for row in people.values() if row.exclude]
     if left_out and not kept and scans:
         found.problems.append(
@@ -136,6 +143,22 @@ def read_cohort(
         )
     name = name or root.resolve().name
     return Cohort(name, root, kept, simulated, tuple(found.bad), tuple(found.notes))
+
+
+def _left_out(
+    root: Path, people: Mapping[str, Participant], scans: Sequence[ScanRecord], found: _Found
+) -> set[str]:
+    """Ids of scans that a table leaves out, those of people who are left out among them."""
+    try:
+        listed = scans_left_out(root)
+    except CohortError as error:
+        found.problems += error.problems
+        listed = {}
+    alone = {scan.scan_id for scan in scans if scan.image in listed}
+    whole = {scan.scan_id for scan in scans if people[scan.participant_id].exclude}
+    if number := len(alone - whole):
+        found.notes.append(f"{number} scan(s) are left out by the column exclude of scans.tsv")
+    return alone | whole
 
 
 def native_scans(paths: Iterable[Path], notes: list[str]) -> Iterator[Path]:
@@ -294,8 +317,11 @@ def _rank(path: Path, layout: Layout) -> tuple[int, Path]:
 
 def _note_near_miss(path: Path, layout: Layout, found: _Found) -> None:
     # What our own commands and BIDS put beside landmark files.
-    ours = ("_prediction.json", "_qc.png", "dataset_description.json", "_landmarks.json")
-    table = path.name in ("landmarks.csv", "landmarks.json")
+    ours = (
+        *("_prediction.json", "_qc.png", "dataset_description.json", "_landmarks.json"),
+        *("_landmarks.tsv", "_dseg.tsv"),
+    )
+    table = path.name in ("landmarks.csv", "landmarks_wide.csv", "landmarks.json")
     words = (".fcsv", ".mrk.json", "landmark", "fiducial", "afids")
     if not table and not path.name.endswith(ours) and any(w in path.name.casefold() for w in words):
         found.notes.append(

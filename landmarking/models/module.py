@@ -22,8 +22,8 @@ from landmarking.data.batches import Batch, normalise_batch
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array
 from landmarking.models.build import build, build_network, describe
+from landmarking.models.coordinate_cnn import StackedEnsemble
 from landmarking.models.losses import RadialErrors, WeightedMean, ensemble_loss, multi_landmark_loss
-from landmarking.models.stacked import StackedEnsemble
 
 # Learning rate by epoch, as a pure function of its number.
 #

@@ -214,6 +214,7 @@ class Outcome:
         record: What was written about it; None if it failed.
         problem: What is wrong with it, or None.
         reused: Whether it was finished before.
+        left_out: Why the tree says that it is not to be used; empty where it is.
         seconds: Time on the clock by stage, and processor time of all of it as `cpu`.
         peak_mib: Most memory that its process has used so far.
     """
@@ -222,6 +223,7 @@ class Outcome:
     record: Record | None = None
     problem: str | None = None
     reused: bool = False
+    left_out: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_mib: float = 0.0
 

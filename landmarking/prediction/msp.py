@@ -144,6 +144,32 @@ def find_midsagittal(
     )
 
 
+def msp(
+    scan: Any, *, affine: Any = None, spacing_mm: float = 1.0, allow_scaled: bool = False
+) -> Midsagittal:
+    """Find the mid-sagittal plane of a T1 scan; nothing is written.
+
+    Args:
+        scan: As for `landmarking.predict`.
+        affine: Of an array: voxel to world RAS mm, shape (4, 4).
+        spacing_mm: Pixel size of the slice.
+        allow_scaled: Read a scan whose header stretches its voxels.
+
+    Returns:
+        Plane in the scan's world RAS mm, slice, aligned frame and figures.
+
+    Raises:
+        ScanError: If the scan cannot be read or is no head.
+
+    Example:
+        >>> msp("scan.nii.gz").plane.normal  # doctest: +SKIP
+        array([-0.99994,  0.0101 ,  0.0032 ])
+    """
+    is_path = isinstance(scan, str | Path)
+    source = Path(scan) if is_path else as_scan(scan, affine, allow_scaled=allow_scaled)
+    return find_midsagittal(source, spacing_mm, Clock(), allow_scaled=allow_scaled)
+
+
 def slice_volume(found: Midsagittal) -> tuple[NDArray[np.float32], Array]:
     """The mid-sagittal slice as a volume of one layer.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landmarking.errors import LandmarkError
-from landmarking.files import (
-    readable,
-)
+from landmarking.files import readable, write_text
 from landmarking.geometry import Array
 from landmarking.imaging.scan import Scan, as_scan, scan_sha256
 from landmarking.imaging.transforms import (
@@ -50,12 +50,12 @@ from landmarking.prediction.batch import (
     remove_results,
     write_set,
 )
-from landmarking.prediction.predict import ScanPrediction, Section
+from landmarking.prediction.predict import POINT_COLUMNS, Prediction, Section
 
 _FOUND, _LOOK, _PLANE = "#56B4E9", "#E69F00", "#56B4E9"
 
 
-def draw_prediction(prediction: ScanPrediction, path: Path) -> None:
+def draw_prediction(prediction: Prediction, path: Path) -> None:
     """Draw the slice with its landmarks, the plane on two views, and the figures.
 
     Args:
@@ -77,7 +77,7 @@ def draw_prediction(prediction: ScanPrediction, path: Path) -> None:
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def _slice(axes: Any, prediction: ScanPrediction) -> None:
+def _slice(axes: Any, prediction: Prediction) -> None:
     axes.imshow(_grey(prediction.image), cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
     axes.axis("off")
     axes.set_autoscale_on(False)
@@ -130,7 +130,7 @@ def _section(axes: Any, section: Section) -> None:
         axes.text(x * width, 0.06 * height, side, color="white", fontsize=8, ha=place, va="center")
 
 
-def _texts(figure: Any, prediction: ScanPrediction) -> None:
+def _texts(figure: Any, prediction: Prediction) -> None:
     # A name is no formula, whatever signs it has.
     plain = {"parse_math": False}
     name = readable(prediction.name)
@@ -156,7 +156,7 @@ def _texts(figure: Any, prediction: ScanPrediction) -> None:
     figure.text(0.786, 0.05, reason, color=_LOOK, fontsize=7.5, va="bottom", **plain)
 
 
-def _table(prediction: ScanPrediction) -> list[str]:
+def _table(prediction: Prediction) -> list[str]:
     lines = ["mm (RAS)    R     A     S"]
     if prediction.coverage is not None:
         lines[0] += " radius"
@@ -194,6 +194,7 @@ FCSV = "_desc-auto_landmarks.fcsv"
 PICTURE = "_qc.png"
 ACPC = "_space-ACPC_T1w.nii.gz"
 LABELS = "_desc-landmarks_dseg.nii.gz"
+LABEL_NAMES = "_desc-landmarks_dseg.tsv"
 TRANSFORM = "_from-T1w_to-ACPC_xfm"
 """With `.tfm` (ITK, Slicer), `.lta` (FreeSurfer), `.xfm` (MINC) or `.mat` (FSL)."""
 
@@ -202,7 +203,7 @@ MOVED_MM = 0.001
 
 
 def write_scan_files(
-    prediction: ScanPrediction,
+    prediction: Prediction,
     folder: Path,
     stem: str,
     *,
@@ -210,8 +211,9 @@ def write_scan_files(
     acpc: str | None = None,
     labels: bool = False,
     scan: Scan | None = None,
+    bids: bool = False,
 ) -> dict[str, Any]:
-    """Write everything about one scan; see `results.write_set`.
+    """Write everything about one scan; see `batch.write_set`.
 
     Args:
         prediction: What to write.
@@ -221,6 +223,7 @@ def write_scan_files(
         acpc: `header` or `resample`: also the scan turned to AC-PC, and the turn.
         labels: Also a label map of the landmarks.
         scan: The scan, for `acpc` and `labels`.
+        bids: Also what BIDS derivatives have beside: tables of the points and sidecars.
 
     Returns:
         The record, as it was written.
@@ -246,7 +249,60 @@ def write_scan_files(
         turn = world_to_acpc(points, prediction.plane)
         record["acpc"] = {"how": acpc, "world_to_acpc": turn.tolist()}
         writers |= _acpc_writers(scan, turn, acpc)
+    if bids:
+        writers |= _bids_writers(prediction, acpc=bool(record.get("acpc")), labels=labels)
     return write_set(folder / stem, RECORD, record, writers)
+
+
+def _bids_writers(
+    prediction: Prediction, *, acpc: bool, labels: bool
+) -> dict[str, Callable[[Path], object]]:
+    """The points as a table with its sidecar, and the sidecars of images."""
+    table, sidecar = bids_endings(prediction.landmark_set)
+    source, made = Path(prediction.scan).name, generated_by(prediction.model)
+    meaning: dict[str, object] = {
+        name: {"Description": text} for name, text in POINT_COLUMNS.items()
+    }
+    rows = prediction.to_dataframe()
+    texts = {
+        table: rows.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n"),
+        sidecar: _json({**meaning, "SpatialReference": "orig", "Source": source, "By": made}),
+    }
+    if labels:
+        names = "".join(f"{n}\t{name}\n" for n, name in enumerate(prediction.points_mm, start=1))
+        texts[LABEL_NAMES] = f"index\tname\n{names}"
+        about = "One ball a landmark, numbered as in the table beside it"
+        texts[_sidecar(LABELS)] = _json({"Description": about, "SpatialReference": "orig"})
+    if acpc:
+        frame = "AC at the origin, PC on the y axis behind it, the mid-sagittal plane at x = 0"
+        texts[_sidecar(ACPC)] = _json({"SpatialReference": frame, "Source": source, "By": made})
+    return {ending: partial(_write, text=text) for ending, text in texts.items()}
+
+
+def _sidecar(image: str) -> str:
+    return image.replace(".nii.gz", ".json")
+
+
+def _json(body: Mapping[str, object]) -> str:
+    return json.dumps(body, indent=1) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    write_text(path, readable(text))
+
+
+def bids_endings(landmarks: str, *, acpc: bool = False, labels: bool = False) -> tuple[str, ...]:
+    """Endings of the files that are written for BIDS alone.
+
+    Args:
+        landmarks: Name of the landmark set, such as `msp8`.
+        acpc: Whether there is a turned scan.
+        labels: Whether there is a label map.
+    """
+    ends = [f"_desc-{landmarks}_landmarks.tsv", f"_desc-{landmarks}_landmarks.json"]
+    ends += [LABEL_NAMES, _sidecar(LABELS)] if labels else []
+    ends += [_sidecar(ACPC)] if acpc else []
+    return tuple(ends)
 
 
 def _acpc_writers(scan: Scan, turn: Array, how: str) -> dict[str, Callable[[Path], object]]:
@@ -303,7 +359,7 @@ def _of_first_version(stem: Path) -> list[Path]:
     return [path for name in names if is_prediction(path := stem.with_name(name))]
 
 
-def _note(landmark: Any, prediction: ScanPrediction) -> str:
+def _note(landmark: Any, prediction: Prediction) -> str:
     parts = [landmark.title]
     if landmark.radius_mm is not None and prediction.coverage is not None:
         parts.append(f"within {landmark.radius_mm:.1f} mm at {prediction.coverage:.0%}")
@@ -357,6 +413,7 @@ class PredictJob:
         allow_scaled: Read scans whose header stretches their voxels.
         acpc: `header` or `resample`: also the scan turned to AC-PC; None leaves it out.
         labels: Also a label map of the landmarks.
+        bids: Name of the landmark set if BIDS derivatives are wanted, else empty.
     """
 
     target: Target
@@ -368,13 +425,18 @@ class PredictJob:
     allow_scaled: bool = False
     acpc: str | None = None
     labels: bool = False
+    bids: str = ""
 
     @property
     def endings(self) -> tuple[str, ...]:
         """Endings of the files of the scan's results beside the record."""
         picture = (PICTURE,) if self.picture else ()
         labels = (LABELS,) if self.labels else ()
-        return (MARKUPS, FCSV, *picture, *labels, *acpc_endings(self.acpc))
+        turned = acpc_endings(self.acpc)
+        tables: tuple[str, ...] = ()
+        if self.bids:
+            tables = bids_endings(self.bids, acpc=bool(self.acpc), labels=self.labels)
+        return (MARKUPS, FCSV, *picture, *labels, *turned, *tables)
 
     @property
     def stem(self) -> Path:
@@ -453,6 +515,7 @@ def predict_job(job: PredictJob) -> Outcome:
                 acpc=job.acpc,
                 labels=job.labels,
                 scan=as_scan(job.target.scan, allow_scaled=job.allow_scaled) if more else None,
+                bids=bool(job.bids),
             ),
         )
 

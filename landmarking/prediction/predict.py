@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from landmarking.errors import ScanError
+from landmarking.errors import ConfigError, LandmarkingError, ScanError
+from landmarking.files import not_written
 from landmarking.geometry import Array, Plane, SliceGeometry, apply_affine
 from landmarking.imaging.intensity import finished
 from landmarking.imaging.pipeline import Slice, plane_stage, register_stage, slice_stage
@@ -26,6 +27,9 @@ from landmarking.imaging.scan import Scan, as_scan, scan_sha256, to_pil
 from landmarking.prediction.batch import FORMAT, Clock
 from landmarking.prediction.model import LandmarkModel
 from landmarking.prediction.package import open_model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,20 @@ class PredictedLandmark:
     flags: tuple[str, ...] = ()
 
 
+POINT_COLUMNS = {
+    "landmark": "Short name, docs/landmarks.md",
+    "x_mm": "World RAS of the scan, mm to the right",
+    "y_mm": "World RAS of the scan, mm to the front",
+    "z_mm": "World RAS of the scan, mm upward",
+    "x_px": "Column of the mid-sagittal slice, pixels",
+    "y_px": "Row of the mid-sagittal slice, pixels",
+    "radius_mm": "Radius that holds the truth with the model's coverage, mm",
+    "flagged": "Whether a person should look at it",
+    "flags": "Why",
+}
+"""Columns of a prediction's table, with what they mean."""
+
+
 @dataclass(frozen=True, eq=False)
 class Section:
     """A view of the scan along its own world axes, with the trace of the plane.
@@ -69,7 +87,7 @@ class Section:
 
 
 @dataclass(frozen=True, eq=False)
-class ScanPrediction:
+class Prediction:
     """Everything about one scan.
 
     Attributes:
@@ -78,6 +96,7 @@ class ScanPrediction:
         scan_sha256: Digest of the file; empty likewise.
         model: Name of the model.
         model_digest: What decides its positions.
+        landmark_set: Name of the set that the landmarks are of, such as `msp8`.
         made_with: All that decides the result, see `LandmarkModel.made_with`.
         coverage: Probability with which a radius holds the truth, or None.
         landmarks: The landmarks in the model's order.
@@ -94,6 +113,7 @@ class ScanPrediction:
     scan_sha256: str
     model: str
     model_digest: str
+    landmark_set: str
     coverage: float | None
     landmarks: tuple[PredictedLandmark, ...]
     image: NDArray[np.float32]
@@ -113,6 +133,46 @@ class ScanPrediction:
     def plane(self) -> Plane:
         """The mid-sagittal plane in world RAS mm."""
         return self.geometry.plane
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a landmark, `POINT_COLUMNS`; positions unrounded."""
+        import pandas as pd
+
+        rows = [
+            {
+                "landmark": each.name,
+                **dict(zip(("x_mm", "y_mm", "z_mm"), each.world_mm, strict=True)),
+                **dict(zip(("x_px", "y_px"), each.pixel, strict=True)),
+                "radius_mm": each.radius_mm,
+                "flagged": bool(each.flags or self.flags),
+                "flags": "; ".join((*each.flags, *(f"scan: {flag}" for flag in self.flags))),
+            }
+            for each in self.landmarks
+        ]
+        return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+
+    def save(self, folder: str | Path, name: str | None = None) -> Path:
+        """Write what `landmarking predict` writes: landmark files, picture, record.
+
+        Args:
+            folder: Output folder, made if need be.
+            name: What the files are called; by default as the scan.
+
+        Returns:
+            Path of the `.mrk.json` for 3D Slicer.
+
+        Raises:
+            ConfigError: If a file of somebody else lies there, or it cannot be written.
+        """
+        from landmarking.prediction.outputs import MARKUPS, write_scan_files
+
+        stem = name or self.name
+        try:
+            write_scan_files(self, Path(folder), stem)
+        except OSError as error:
+            path = Path(folder) / stem
+            raise ConfigError(not_written(path, error, "choose another folder")) from error
+        return Path(folder) / f"{stem}{MARKUPS}"
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; positions unrounded."""
@@ -208,7 +268,7 @@ def _trace(plane: Plane, middle_mm: Array, right: Array, down: Array, pixels: in
 
 def predict_scan(
     source: Path | Scan, model: LandmarkModel, *, allow_scaled: bool = False
-) -> ScanPrediction:
+) -> Prediction:
     """Find the landmarks of one scan.
 
     Args:
@@ -235,12 +295,13 @@ def predict_scan(
     points_mm = cut.geometry.to_world(points_px)
     middle = np.asarray(points_mm.mean(axis=0))
     is_file = isinstance(source, Path)
-    return ScanPrediction(
+    return Prediction(
         name=scan.name,
         scan=str(source) if is_file else "",
         scan_sha256=scan_sha256(source) if isinstance(source, Path) else "",
         model=model.name,
         model_digest=model.digest,
+        landmark_set=model.landmarks.name,
         coverage=None if model.calibration is None else model.calibration.coverage,
         landmarks=_landmarks(model, canonical, cut, points_px, doubt_px),
         image=image,
@@ -330,7 +391,7 @@ def predict(
     affine: Any = None,
     model: str | Path | Sequence[str | Path] | None = None,
     allow_scaled: bool = False,
-) -> ScanPrediction:
+) -> Prediction:
     """Find the landmarks of a T1 scan.
 
     Args:
@@ -353,15 +414,57 @@ def predict(
         >>> found.points_mm["AC"]  # doctest: +SKIP
         array([ 0.3,  1.8, -4.2])
     """
-    if model is None:
-        sources: Sequence[str | Path] = ()
-    elif isinstance(model, str | Path):
-        sources = (model,)
-    else:
-        sources = model
     source = (
         Path(scan)
         if isinstance(scan, str | Path)
         else as_scan(scan, affine, allow_scaled=allow_scaled)
     )
-    return predict_scan(source, open_model(sources), allow_scaled=allow_scaled)
+    return predict_scan(source, open_model(_sources(model)), allow_scaled=allow_scaled)
+
+
+def _sources(model: str | Path | Sequence[str | Path] | None) -> Sequence[str | Path]:
+    if model is None:
+        return ()
+    return (model,) if isinstance(model, str | Path) else model
+
+
+def predict_many(
+    scans: Iterable[Any],
+    *,
+    model: str | Path | Sequence[str | Path] | None = None,
+    allow_scaled: bool = False,
+) -> Iterator[Prediction | LandmarkingError]:
+    """Find the landmarks of many scans, one after another as they are asked for.
+
+    Safe in several threads or processes at once; the model is opened once a process.
+
+    Args:
+        scans: Each as for `predict`, arrays apart; read only when its turn comes.
+        model: As for `predict`.
+        allow_scaled: As for `predict`.
+
+    Yields:
+        In the order of the scans the prediction, or what is wrong with the scan: a bad scan does
+        not stop the others.
+
+    Raises:
+        ConfigError: If the model cannot be opened.
+
+    Example:
+        >>> for found in predict_many(Path("scans").glob("*.nii.gz")):  # doctest: +SKIP
+        ...     print(found if isinstance(found, Exception) else found.points_mm["AC"])
+    """
+    opened = open_model(_sources(model))
+    for scan in scans:
+        try:
+            source = (
+                Path(scan)
+                if isinstance(scan, str | Path)
+                else as_scan(scan, allow_scaled=allow_scaled)
+            )
+            found: Prediction | LandmarkingError = predict_scan(
+                source, opened, allow_scaled=allow_scaled
+            )
+        except ScanError as error:
+            found = error
+        yield found

@@ -58,7 +58,7 @@ def compare(record: Mapping[str, Any], truth: Path) -> list[Miss]:
     """Errors of a scan's landmarks that the truth has too.
 
     Args:
-        record: What `ScanPrediction.record` gives.
+        record: What `Prediction.record` gives.
         truth: Landmark file, `.mrk.json` or `.fcsv`.
 
     Raises:

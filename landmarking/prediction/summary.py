@@ -36,24 +36,20 @@ from landmarking.prediction.batch import (
     read_record,
 )
 from landmarking.prediction.outputs import PICTURE, RECORD, moved_by_hand
+from landmarking.prediction.predict import POINT_COLUMNS
 from landmarking.preparation.cache import canonical_json
 
-TABLE = "landmarks.csv"
+TABLE, WIDE = "landmarks.csv", "landmarks_wide.csv"
+"""One row a scan and landmark, and one row a scan."""
 
 SIDECAR = "landmarks.json"
 
 COLUMNS = {
     "scan": "Name of the scan, with its place below the folder that was given",
-    "landmark": "Short name, docs/landmarks.md",
-    "x_mm": "World RAS of the scan, mm to the right",
-    "y_mm": "World RAS of the scan, mm to the front",
-    "z_mm": "World RAS of the scan, mm upward",
-    "x_px": "Column of the mid-sagittal slice, pixels",
-    "y_px": "Row of the mid-sagittal slice, pixels",
-    "radius_mm": "Radius that holds the truth with the model's coverage, mm",
+    **{name: text for name, text in POINT_COLUMNS.items() if name not in ("flagged", "flags")},
     "doubt_px": "Spread of the model's heatmap, pixels",
-    "flagged": "Whether a person should look at it",
-    "flags": "Why",
+    "flagged": POINT_COLUMNS["flagged"],
+    "flags": POINT_COLUMNS["flags"],
     "model": "Name of the model",
     "path": "The scan's file",
     "made_with": "Digest of model, calibration and code; rows with another one were made otherwise",
@@ -63,7 +59,7 @@ COLUMNS = {
 
 
 def check_table(folder: Path) -> None:
-    """Refuse an output folder whose landmarks.csv is not as we have written it.
+    """Refuse an output folder whose tables are not as we have written them.
 
     Args:
         folder: Output folder.
@@ -71,35 +67,40 @@ def check_table(folder: Path) -> None:
     Raises:
         ConfigError: If a person's table would be replaced.
     """
-    table, sidecar = folder / TABLE, folder / SIDECAR
-    if sidecar.exists() and _sidecar(sidecar) is None:
-        raise ConfigError(f"{sidecar}: {_KEPT}")
-    if not table.exists():
-        return
+    sidecar = folder / SIDECAR
     known = _sidecar(sidecar)
-    if known is not None:
-        if file_sha256(table) != known:
-            raise ConfigError(
-                f"{table}: was changed since it was written and is kept; rename it, and the "
-                "command writes another one"
-            )
-        return
+    if sidecar.exists() and known is None:
+        raise ConfigError(f"{sidecar}: {_KEPT}")
+    for table in (folder / TABLE, folder / WIDE):
+        if not table.exists():
+            continue
+        if known is not None and table.name in known:
+            if file_sha256(table) != known[table.name]:
+                raise ConfigError(
+                    f"{table}: was changed since it was written and is kept; rename it, and the "
+                    "command writes another one"
+                )
+        elif known is not None or not _of_the_first_version(table):
+            raise ConfigError(f"{table}: {_KEPT}")
+
+
+def _of_the_first_version(table: Path) -> bool:
+    """It wrote no description beside its table."""
     with table.open("rb") as file:
         first = file.readline().decode("utf-8", "replace").strip()
-    # The first version wrote no description beside it.
-    if first.split(",") != [c for c in COLUMNS if c not in ("placed_by", "made_with")]:
-        raise ConfigError(f"{table}: {_KEPT}")
+    return first.split(",") == [c for c in COLUMNS if c not in ("placed_by", "made_with")]
 
 
 _KEPT = "was not written by this program and is kept; move it away, or choose another -o"
 
 
-def _sidecar(path: Path) -> str | None:
-    """Digest of the table that our description beside it stands for, or None."""
+def _sidecar(path: Path) -> dict[str, str] | None:
+    """Digests by name of the tables that our description beside them stands for, or None."""
     try:
-        body = parse_json(path.read_text(encoding="utf-8"))
-        return str(body["GeneratedBy"]["TableSHA256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        made = parse_json(path.read_text(encoding="utf-8"))["GeneratedBy"]
+        # Earlier versions had one table.
+        return dict(made.get("Tables") or {TABLE: str(made["TableSHA256"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -134,18 +135,37 @@ def write_table(folder: Path, records: Mapping[str, Record] | None = None) -> Pa
     rows = []
     for stem, record in all_records(folder).items() if records is None else records.items():
         rows += table_rows(stem, record, _moved(folder / stem, record))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    text = readable(buffer.getvalue())
-    # The table and its description are two files: one process at a time.
+    texts = {TABLE: _csv(rows, list(COLUMNS)), WIDE: _wide(rows)}
+    # The tables and their description are three files: one process at a time.
     with file_lock(folder / f".{TABLE}.lock"):
         check_table(folder)
-        (folder / TABLE).unlink(missing_ok=True)
-        write_text(folder / SIDECAR, json.dumps(_description(text), indent=1) + "\n")
-        write_text(folder / TABLE, text)
+        for name in texts:
+            (folder / name).unlink(missing_ok=True)
+        write_text(folder / SIDECAR, json.dumps(_description(texts), indent=1) + "\n")
+        for name, text in texts.items():
+            write_text(folder / name, text)
     return folder / TABLE
+
+
+def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return readable(buffer.getvalue())
+
+
+def _wide(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One row a scan, with columns such as `AC_x_mm`, `AC_y_mm`, `AC_z_mm` and `AC_radius_mm`."""
+    scans: dict[str, dict[str, Any]] = {}
+    columns = ["scan", "model", "path", "made_with", "flagged"]
+    for row in rows:
+        scan = scans.setdefault(row["scan"], {key: row[key] for key in columns})
+        scan["flagged"] = scan["flagged"] or row["flagged"]
+        for name in ("x_mm", "y_mm", "z_mm", "radius_mm"):
+            scan[f"{row['landmark']}_{name}"] = row[name]
+    more = dict.fromkeys(key for scan in scans.values() for key in scan if key not in columns)
+    return _csv(scans.values(), [*columns, *more])
 
 
 def _moved(stem: Path, record: Mapping[str, Any]) -> dict[str, Array]:
@@ -156,11 +176,11 @@ def _moved(stem: Path, record: Mapping[str, Any]) -> dict[str, Array]:
         return {}
 
 
-def _description(table: str) -> dict[str, Any]:
+def _description(tables: Mapping[str, str]) -> dict[str, Any]:
     from landmarking import __version__
 
-    digest = hashlib.sha256(table.encode()).hexdigest()
-    made = {"Name": "landmarking", "Version": __version__, "TableSHA256": digest}
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in tables.items()}
+    made = {"Name": "landmarking", "Version": __version__, "Tables": digests}
     return {**{key: {"Description": text} for key, text in COLUMNS.items()}, "GeneratedBy": made}
 
 
@@ -211,6 +231,27 @@ def write_dataset(folder: Path) -> None:
         "GeneratedBy": [{"Name": "landmarking", "Version": __version__}],
     }
     write_text(folder / DATASET, json.dumps(description, indent=1) + "\n")
+    for name, text in BESIDE.items():
+        if not (folder / name).exists():
+            write_text(folder / name, text)
+
+
+BESIDE = {
+    ".bidsignore": "".join(
+        f"{pattern}\n"
+        for pattern in (
+            *("index.html", "review.tsv", "landmarks*", "*_landmarks.*", "*_prediction.json"),
+            *("*_qc.png", "*_xfm.*", "*_space-ACPC_T1w.*", "*_msp.*", "*_aligned.nii.gz"),
+            *("*_slice.nii.gz", "logs/"),
+        )
+    ),
+    "README": (
+        "Anatomical landmarks on the mid-sagittal plane, predicted by landmarking; not for\n"
+        "diagnosis. index.html shows every scan, landmarks.csv holds all points, world RAS mm of\n"
+        "the scan. Names that BIDS does not know yet are listed in .bidsignore.\n"
+    ),
+}
+"""What a folder of derivatives holds beside its description."""
 
 
 def table_rows(
@@ -220,7 +261,7 @@ def table_rows(
 
     Args:
         stem: What the scan is called in the table.
-        record: What `ScanPrediction.record` gives.
+        record: What `Prediction.record` gives.
         moved: Points that a person has moved, world RAS mm by landmark.
     """
     rows = []
@@ -302,7 +343,7 @@ class ReviewedScan:
 
     Attributes:
         name: Its place below the output folder, without endings.
-        state: `fine`, `flagged` or `failed`.
+        state: `fine`, `flagged`, `failed` or `left out`.
         radius: Largest 90 % radius of a landmark, mm; zero where there is none.
         widest: That landmark.
         why: Flags, or why it failed.
@@ -336,6 +377,9 @@ def reviewed_scans(
         if outcome.problem:
             name = outcome.target.stem
             found[name] = ReviewedScan(name, "failed", 0.0, "", (outcome.problem,), "")
+        elif outcome.left_out:
+            name = outcome.target.stem
+            found[name] = ReviewedScan(name, "left out", 0.0, "", (outcome.left_out,), "")
     return [found[name] for name in sorted(found)]
 
 
@@ -380,12 +424,13 @@ def write_review(
         return None
     scans = reviewed_scans(folder, records, outcomes, old)
     states = [scan.state for scan in scans]
-    failed, flagged = states.count("failed"), states.count("flagged")
+    failed, flagged, out = (states.count(each) for each in ("failed", "flagged", "left out"))
     loader = PackageLoader("landmarking.prediction")
     page = Environment(loader=loader, autoescape=True).get_template("review.html.j2")
     text = page.render(
         title=f"Landmarks of {len(scans)} scan{'' if len(scans) == 1 else 's'}",
-        summary=f"{len(scans) - failed} done, of these {flagged} flagged; {failed} failed.",
+        summary=f"{len(scans) - failed - out} done, of these {flagged} flagged; {failed} failed"
+        + (f"; {out} left out by the tree's tables." if out else "."),
         model=model,
         scans=scans,
         width=1232,

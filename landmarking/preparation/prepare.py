@@ -12,8 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from landmarking.cohort.check import Finding, check_prepared
-from landmarking.cohort.records import Cohort
+from landmarking.cohort.records import Cohort, Finding, check_prepared
 from landmarking.errors import CacheError, CohortError, ConfigError
 from landmarking.files import file_lock, remove_leftovers
 from landmarking.imaging.pipeline import PreprocessSettings

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from landmarking.cohort.bids import gather, landmark_path, main, read_cohort, scan_path
-from landmarking.cohort.check import check_cohort
+from landmarking.cohort.records import Finding, check_prepared
 from landmarking.errors import CohortError, LandmarkError
 from landmarking.landmarks import landmark_set, write_fcsv, write_markups
 
@@ -45,25 +45,25 @@ def test_gathered_scans_make_a_cohort(tree):
     assert not cohort.simulated
 
 
-def test_a_check_counts_what_is_there_and_notes_what_is_not(tree):
-    check = check_cohort(read_cohort(tree), MSP8)
-    assert check.problems == ()
-    assert "HS: 2 scans of 2 people, 10 of 16 landmarks of msp8" in check.text
+def test_a_check_counts_what_is_there_and_lists_what_is_not(tree):
+    cohort = read_cohort(tree)
+    known = np.zeros((3, 8), dtype=bool)
+    known[0], known[1, :2] = True, True
+    said = [(None, ()), (None, ("a doubt",)), ("sub-p2: truncated; copy it again", ())]
+    check = check_prepared(
+        cohort,
+        MSP8,
+        [Finding(s, *w, k) for s, w, k in zip(cohort.scans, said, known, strict=True)],
+    )
+    assert check.problems == ("sub-p2: truncated; copy it again",)
+    assert check.notes == (
+        "sub-p1: a doubt",
+        "sub-p1: has no ICS, PMJ, CUL, IMS, GENU, SPLE; masked everywhere",
+    )
+    assert "HS: 2 scans of 2 people, 10 of 16 landmarks of msp8\n" in check.text
     assert "DS: 1 scans of 1 people, 0 of 8 landmarks of msp8, 1 scans without landmarks" in (
         check.text
     )
-    assert sum("sub-p1: has no ICS, PMJ, CUL, IMS, GENU, SPLE" in note for note in check.notes) == 1
-
-
-def test_a_check_lists_all_problems(tree):
-    write_markups(landmark_path(tree, "sub-p0"), {"AC": np.array([0.0, 500.0, 0.0])})
-    write_markups(landmark_path(tree, "sub-p1"), {"nose": np.zeros(3)})
-    scan_path(tree, "sub-p2").write_bytes(b"not a scan")
-    first, second, third = check_cohort(read_cohort(tree), MSP8).problems
-    assert first.startswith("sub-p0")
-    assert "AC lie outside the scan" in first
-    assert "has none of AC, PC" in second
-    assert third.startswith("sub-p2")
 
 
 def test_gathering_refuses_what_it_cannot_use(tree, tmp_path):

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from landmarking.errors import ConfigError
 from landmarking.models.build import build_network
-from landmarking.models.coordinate_cnn import CoordinateCNN, in_float32
+from landmarking.models.coordinate_cnn import CoordinateCNN, StackedEnsemble, in_float32
 from landmarking.models.losses import ensemble_loss, euclidean_distance, multi_landmark_loss
-from landmarking.models.stacked import StackedEnsemble
 
 # The paper's network pinned down: shapes, parameters, first weights; both variants.
 
@@ -207,7 +206,7 @@ LIBRARY = {
     "network": {"_target_": f"{__name__}.Classifier"},
     "outputs": "classes",
 }
-STACKED = {"_target_": "landmarking.models.stacked.StackedEnsemble", "member": SLIM}
+STACKED = {"_target_": "landmarking.models.coordinate_cnn.StackedEnsemble", "member": SLIM}
 NETWORKS = {
     "slim": SLIM,
     "paper": PAPER,

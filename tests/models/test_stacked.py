@@ -10,8 +10,8 @@ import torch
 from landmarking.data.batches import Batch
 from landmarking.errors import ConfigError
 from landmarking.models.build import build_network, network_class
+from landmarking.models.coordinate_cnn import StackedEnsemble
 from landmarking.models.module import LandmarkModule
-from landmarking.models.stacked import StackedEnsemble
 
 MEMBER = {
     "_target_": "landmarking.models.coordinate_cnn.CoordinateCNN",
@@ -22,7 +22,7 @@ MEMBER = {
     "centred": True,
     "scale_px": 5.0,
 }
-STACKED = {"_target_": "landmarking.models.stacked.StackedEnsemble", "member": MEMBER}
+STACKED = {"_target_": "landmarking.models.coordinate_cnn.StackedEnsemble", "member": MEMBER}
 NAMES = ("AC", "PC", "ICS")
 MEAN = [[10.0, 12.0], [14.0, 9.0], [3.0, 4.0]]
 GENERATOR = torch.Generator().manual_seed(1)

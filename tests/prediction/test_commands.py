@@ -74,6 +74,7 @@ def test_one_result_two_clear_reports_and_status_1(predicted, folder, run_folder
         "good_qc.png",
         "good_prediction.json",
         "landmarks.csv",
+        "landmarks_wide.csv",
         "index.html",
         "landmarks.json",
         ".landmarks.csv.lock",

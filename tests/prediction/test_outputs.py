@@ -10,7 +10,7 @@ from landmarking.geometry import SliceGeometry
 from landmarking.landmarks import read_landmarks
 from landmarking.prediction.batch import read_record
 from landmarking.prediction.outputs import write_scan_files
-from landmarking.prediction.predict import PredictedLandmark, ScanPrediction, Section
+from landmarking.prediction.predict import PredictedLandmark, Prediction, Section
 from landmarking.prediction.summary import write_table
 
 GEOMETRY = SliceGeometry(
@@ -22,11 +22,12 @@ def make_prediction(radius=1.25):
     rng = np.random.default_rng(0)
     pixels = rng.uniform(40, 100, (2, 2))
     flags = ((), ("the model is in doubt, a lot (radius 6.0 mm)",))
-    return ScanPrediction(
+    return Prediction(
         name="sub-01_T1w",
         scan="scans/sub-01_T1w.nii.gz",
         scan_sha256="ab" * 32,
         model="test",
+        landmark_set="msp8",
         model_digest="cd" * 32,
         coverage=None if radius is None else 0.9,
         landmarks=tuple(

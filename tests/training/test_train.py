@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
 
 def test_a_stacked_run_leaves_models_that_load_like_those_of_a_sweep(training_values, make_cohort):
     cohort = make_cohort()
-    stacked = {"_target_": "landmarking.models.stacked.StackedEnsemble"}
+    stacked = {"_target_": "landmarking.models.coordinate_cnn.StackedEnsemble"}
     member = training_values["model"]
     result = run(training_values, cohort, model=stacked | {"member": member})
     assert result.folder.name == "sl-stacked-seed0"
