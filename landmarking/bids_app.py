@@ -93,12 +93,17 @@ def gather(options: argparse.Namespace) -> int:
 
     from landmarking.cohort.records import scans_left_out
     from landmarking.files import write_text
-    from landmarking.prediction.batch import find_scans
+    from landmarking.prediction.batch import Outcome, find_scans
     from landmarking.prediction.summary import WIDE, all_records, results_state, write_table
 
     root, output = Path(options.bids_dir), Path(options.output_dir)
-    state = results_state(output)
     records = all_records(output)
+    left_out = scans_left_out(root)
+    without = [t for t in find_scans([root], output, bids=True) if t.stem not in records]
+    missing = [target for target in without if target.scan not in left_out]
+    outcomes = [Outcome(t, problem=f"{t.scan}: {NO_RESULT}") for t in missing]
+    outcomes += [Outcome(t, left_out=left_out[t.scan]) for t in without if t.scan in left_out]
+    state = results_state(output, outcomes)
     write_table(output, records)
     wide = pd.read_csv(output / WIDE, dtype={"scan": str})
     parts = [_entities(stem) for stem in records]
@@ -109,15 +114,16 @@ def gather(options: argparse.Namespace) -> int:
         wide = wide.merge(known, on="participant_id", how="left", suffixes=("", "_participants"))
     text = wide.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n")
     write_text(output / GROUP_TABLE, text)
-    left_out = scans_left_out(root)
-    every = find_scans([root], output, bids=True)
-    missing = [t.stem for t in every if t.stem not in records and t.scan not in left_out]
     for key in ("scans", "flagged", "accepted", "rejected", "page"):
         sys.stdout.write(f"{key}: {state[key]}\n")
     sys.stdout.write(f"table: {output / GROUP_TABLE}\n")
-    for stem in missing:
-        sys.stderr.write(f"no result: {stem}; run level participant for it\n")
+    for outcome in outcomes:
+        if outcome.problem:
+            sys.stderr.write(f"failed: {outcome.problem}\n")
     return int(bool(missing))
+
+
+NO_RESULT = "has no result; run level participant for it, which says why"
 
 
 def _entities(stem: str) -> dict[str, Any]:

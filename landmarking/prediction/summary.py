@@ -446,11 +446,12 @@ REVIEW = "review.tsv"
 """What the page saves, once it has been put beside it."""
 
 
-def results_state(folder: Path) -> dict[str, Any]:
+def results_state(folder: Path, outcomes: Sequence[Outcome] = ()) -> dict[str, Any]:
     """How a folder of results stands; its page is written anew.
 
     Args:
         folder: Output folder of predict.
+        outcomes: Of scans that have no results.
 
     Returns:
         Counts, what the review says where review.tsv lies beside the page, and by scan what to
@@ -467,12 +468,12 @@ def results_state(folder: Path) -> dict[str, Any]:
         )
     reviews = _reviews(folder / REVIEW)
     models = sorted({str(record["model"]) for record in records.values()})
-    scans = reviewed_scans(folder, records)
+    scans = reviewed_scans(folder, records, outcomes)
     open_ones = [scan.name for scan in scans if scan.name not in reviews]
-    page = write_review(folder, records, (), ", ".join(models))
+    page = write_review(folder, records, outcomes, ", ".join(models))
     states = list(reviews.values())
     return {
-        "scans": len(scans),
+        "scans": len(records),
         "flagged": sum(scan.state == "flagged" for scan in scans),
         "accepted": states.count("accept"),
         "rejected": states.count("reject"),
@@ -492,9 +493,12 @@ def _reviews(path: Path) -> dict[str, str]:
         return {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-        return {row["scan"]: row["review"] for row in rows if row["review"] in ("accept", "reject")}
-    except (OSError, ValueError, KeyError) as error:
+            reader = csv.DictReader(file, delimiter="\t")
+            if not {"scan", "review"} <= set(reader.fieldnames or ()):
+                raise ValueError(reader.fieldnames)
+            decided = (row for row in reader if row["review"] in ("accept", "reject"))
+            return {row["scan"]: row["review"] for row in decided}
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path}: is no review of the page, which has the columns scan, state, review and "
             "note; save it again from the page"

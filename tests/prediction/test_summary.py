@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from landmarking.cli import main
 from landmarking.prediction.batch import Outcome, Target
 from landmarking.prediction.summary import MARK, all_records, reviewed_scans, write_review
 from screenshots import Browser, find_chromium
@@ -17,7 +18,13 @@ def record(flags=(), radius=1.0, marks=()):
         {"name": "AC", "radius_mm": 0.5, "flags": []},
         {"name": "CUL", "radius_mm": radius, "flags": list(marks)},
     ]
-    return {"format": 2, "scan_sha256": "0", "flags": list(flags), "landmarks": landmarks}
+    return {
+        "format": 2,
+        "scan_sha256": "0",
+        "model": "m",
+        "flags": list(flags),
+        "landmarks": landmarks,
+    }
 
 
 @pytest.fixture
@@ -132,3 +139,19 @@ def test_a_person_filters_decides_and_saves(folder):
         "x<script>\tfailed\tn/a\tn/a",
     ]
     assert shown == "2 of 4 shown, 2 decided"
+
+
+def test_the_state_counts_reviews_and_lists_what_is_open(folder, capsys):
+    (folder / "review.tsv").write_text(
+        "scan\tstate\treview\tnote\na\tfine\taccept\tn/a\nd\tflagged\treject\tblurred\n"
+    )
+    assert main(["qc", str(folder), "--json"]) == 0
+    state = json.loads(capsys.readouterr().out)
+    assert (state["scans"], state["flagged"]) == (3, 2)
+    assert (state["accepted"], state["rejected"], state["not decided"]) == (1, 1, 1)
+    assert list(state["look at"]) == ["sub-02/b & c"]
+    assert MARK in (folder / "index.html").read_text()
+    (folder / "review.tsv").write_text("a,b\n")
+    assert main(["qc", str(folder)]) == 2
+    assert "is no review of the page" in capsys.readouterr().err
+    assert main(["qc", str(folder / "nothing")]) == 2
