@@ -65,6 +65,11 @@ review.tsv beside the page says; the page is written anew. Of a prepared cohort:
 at, and where their pictures lie."""
 
 
+_GATHER = """Put scans with their landmarks into a BIDS tree, to train and test on. Either files of
+your own, or (--results) what you have corrected in a folder of results: scans whose points you have
+moved in the .mrk.json or .fcsv files. Scans are copied; nothing in the tree is replaced."""
+
+
 _CONF = """Copy the configuration, conf/, to a folder of one's own. Then
 `landmarking train --config-path DIR` composes from there; `--config-dir DIR` adds a folder with
 files of new names to what ships."""
@@ -143,9 +148,18 @@ def run_shell(name: str, typed: Sequence[str]) -> int:
 
     script = PROJECT / "experiments" / f"{name}.py"
     # Processes that Lightning starts beside this one are started by the same words.
-    sys.argv = [str(script), *typed]
+    sys.argv = [str(script), *_from(name, typed)]
     runpy.run_path(str(script), run_name="__main__")
     return 0
+
+
+def _from(name: str, typed: Sequence[str]) -> list[str]:
+    """`train --from MODEL` as Hydra's `adapt.start=MODEL`."""
+    words = list(typed)
+    if name == "train" and "--from" in words[:-1]:
+        at = words.index("--from")
+        words[at : at + 2] = [f"adapt.start={words[at + 1]}"]
+    return words
 
 
 def plain_environment() -> None:
@@ -174,6 +188,7 @@ def parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_msp(commands)
     _add_qc(commands)
+    _add_gather(commands)
     _add_compare(commands)
     _add_morphometry(commands)
     _add_info(commands)
@@ -297,6 +312,19 @@ def _add_qc(commands: Commands) -> None:
     command = _command(commands, "qc", _QC, "run_qc")
     command.add_argument("folder", metavar="DIR", help="results of predict, or a prepared cohort")
     command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_gather(commands: Commands) -> None:
+    command = _command(commands, "gather", _GATHER, "run_gather")
+    command.add_argument("root", metavar="TREE", help="BIDS tree, made if need be")
+    command.add_argument("pairs", nargs="*", metavar="SCAN[=LANDMARKS]", help="scans to add")
+    command.add_argument("--group", required=True, help="train, HS, DS or another group's name")
+    command.add_argument(
+        "--results", nargs="+", default=(), metavar="DIR", help="-o of predict, with corrections"
+    )
+    command.add_argument(
+        "--accepted", action="store_true", help="also scans that review.tsv accepts as they are"
+    )
 
 
 def _add_conf(commands: Commands) -> None:

@@ -370,6 +370,26 @@ def run_qc(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_gather(options: argparse.Namespace) -> int:
+    """Put scans with their landmarks, or what was corrected in a folder of results, into a tree.
+
+    Args:
+        options: As `cli.parser` gives them.
+
+    Raises:
+        LandmarkingError: If there is nothing to gather, or the tree cannot be written.
+    """
+    from landmarking.cohort.bids import add_all, pair
+    from landmarking.prediction.summary import checked
+
+    pairs = [pair(text) for text in options.pairs]
+    for folder in options.results:
+        pairs += checked(Path(folder), accepted=options.accepted)
+    if not pairs:
+        raise ConfigError("gather takes SCAN[=LANDMARKS], or --results DIR; name one of them")
+    return add_all(Path(options.root), options.group, pairs)
+
+
 def print_completion(options: argparse.Namespace) -> int:
     """Print the script that completes the command in a shell.
 

@@ -28,12 +28,14 @@ from landmarking.config import PROJECT
 
 TESTS = {
     "landmarking/geometry.py": ("tests/test_geometry.py",),
-    "landmarking/evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),
     "landmarking/evaluation/statistics.py": (
         "tests/evaluation/test_statistics.py", "tests/evaluation/test_comparisons.py",
     ),
     "landmarking/evaluation/comparisons.py": ("tests/evaluation/test_comparisons.py",),
-    "landmarking/evaluation/predictions.py": ("tests/evaluation/test_predictions.py",),
+    "landmarking/evaluation/predictions.py": (
+        "tests/evaluation/test_predictions.py", "tests/evaluation/test_tables.py",
+        "tests/evaluation/test_study.py",
+    ),
     "landmarking/data/batches.py": ("tests/data", "tests/models/test_module.py"),
     "landmarking/data/datamodule.py": ("tests/data", "tests/training/test_lightning.py"),
     "landmarking/data/splits.py": ("tests/data", "tests/training/test_lightning.py"),

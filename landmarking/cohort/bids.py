@@ -1,7 +1,7 @@
 """Write a BIDS tree, and gather scans and landmark files of other hands into one.
 
-`python -m landmarking.cohort.bids FOLDER --group HS SCAN[=LANDMARKS] ...` gathers; run it again to
-add people of another group, or further scans of a person. Scans are copied byte for byte, landmarks
+`landmarking gather FOLDER --group HS SCAN[=LANDMARKS] ...` gathers; run it again to add people of
+another group, or further scans of a person. Scans are copied byte for byte, landmarks
 are written anew under the project's names. Nothing that lies in the tree is replaced.
 """
 
@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,15 +138,19 @@ def _place(image: Path) -> _Place:
     return _Place(parts[0][0], session, tuple(p[0] for p in entities if p[1] != "ses"))
 
 
+Placed = Path | Mapping[str, np.ndarray] | None
+"""A landmark file; world RAS mm, shape (3,), by name; or None where nobody has placed any."""
+
+
 def gather(
-    root: Path, group: str, pairs: Sequence[tuple[Path, Path | None]], *, skip_bad: bool = False
+    root: Path, group: str, pairs: Sequence[tuple[Path, Placed]], *, skip_bad: bool = False
 ) -> tuple[str, ...]:
     """Add scans with their landmarks; `sub-01_ses-1` and `sub-01_run-2` are scans of one person.
 
     Args:
         root: The tree; made where it does not exist.
         group: Group of all these people.
-        pairs: Scans, each with its landmark file or None.
+        pairs: Scans, each with its landmarks.
         skip_bad: Leave out what cannot be used; else nothing is copied.
 
     Returns:
@@ -190,7 +194,7 @@ def _checked(
     place: _Place,
     people: dict[str, Participant],
     image: Path,
-    points: Path | None,
+    points: Placed,
     taken: set[Path],
 ) -> dict[str, np.ndarray] | None:
     """Refuse what cannot be added; else the landmarks by name."""
@@ -209,8 +213,8 @@ def _checked(
             f"{people[place.person].group}; a person is in one group, rename the file"
         )
     load_scan(image)
-    placed = None
-    if points is not None:
+    placed = None if isinstance(points, Path) or points is None else dict(points)
+    if isinstance(points, Path):
         if is_prediction(points):
             raise LandmarkError(
                 f"{points}: was written by a model and is no truth; save what you have checked "
@@ -244,8 +248,8 @@ def _extend_table(root: Path, people: Sequence[Participant]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _pair(text: str) -> tuple[Path, Path | None]:
-    """SCAN or SCAN=LANDMARKS; paths may hold equals signs themselves."""
+def pair(text: str) -> tuple[Path, Placed]:
+    """A scan and its landmark file from SCAN or SCAN=LANDMARKS; paths may hold equals signs."""
     if "=" not in text or Path(text).exists():
         return Path(text), None
     cuts = [number for number, letter in enumerate(text) if letter == "="]
@@ -260,26 +264,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--group", required=True, help="train, HS, DS or another group's name")
     parser.add_argument("pairs", nargs="+", metavar="SCAN[=LANDMARKS]")
     options = parser.parse_args(arguments)
-    pairs = [_pair(text) for text in options.pairs]
     try:
-        bad = gather(options.root, options.group, pairs, skip_bad=True)
+        status = add_all(options.root, options.group, [pair(text) for text in options.pairs])
     except LandmarkingError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+    if status:
+        sys.exit(status)
+
+
+def add_all(root: Path, group: str, pairs: Sequence[tuple[Path, Placed]]) -> int:
+    """Gather what can be used, and say what was left out.
+
+    Args:
+        root: The tree.
+        group: Group of all these people.
+        pairs: As for `gather`.
+
+    Returns:
+        The exit status: 1 where a scan was left out, 2 if all were.
+
+    Raises:
+        LandmarkingError: If the tree cannot be read or written.
+    """
+    try:
+        bad = gather(root, group, pairs, skip_bad=True)
     except OSError as error:
-        path = Path(error.filename or options.root)
-        sys.stderr.write(f"{not_written(path, error, 'choose another folder')}\n")
-        sys.exit(2)
+        path = Path(error.filename or root)
+        raise CohortError(not_written(path, error, "choose another folder")) from error
     people = {_place(scan).person for scan, _ in pairs}
     done = len(pairs) - len(bad)
     sys.stdout.write(
-        f"{options.root}: {done} of {len(pairs)} scans added to group {options.group}"
+        f"{root}: {done} of {len(pairs)} scans added to group {group}"
         f" ({len(people)} people named), {len(bad)} left out\n"
     )
     for problem in bad:
         sys.stderr.write(f"left out: {problem}\n")
-    if bad:
-        sys.exit(1 if done else 2)
+    return 0 if not bad else 1 if done else 2
 
 
 if __name__ == "__main__":

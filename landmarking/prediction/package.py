@@ -276,8 +276,8 @@ def open_model(sources: Sequence[str | Path] = ()) -> LandmarkModel:
 
     Args:
         sources: None for the model that ships with the package; one packed model, or the name of
-            one that ships (`painted`, which has seen no scan); or folders of runs or of studies
-            with runs in them.
+            one that ships (`shipped`; `painted`, which has seen no scan); or folders of runs or of
+            studies with runs in them.
 
     Raises:
         ConfigError: If there is no such model, it is damaged, or runs do not belong together.
@@ -287,7 +287,7 @@ def open_model(sources: Sequence[str | Path] = ()) -> LandmarkModel:
 
 def packed_path(source: str | Path) -> Path | None:
     """File of a packed model, given it or the name of one that ships; None for anything else."""
-    named = WEIGHTS / f"{source}{SUFFIX}"
+    named = SHIPPED if str(source) == "shipped" else WEIGHTS / f"{source}{SUFFIX}"
     if Path(source).suffix == SUFFIX:
         return Path(source)
     return named if named.is_file() and not Path(source).exists() else None

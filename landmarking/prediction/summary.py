@@ -503,3 +503,38 @@ def _reviews(path: Path) -> dict[str, str]:
             f"{path}: is no review of the page, which has the columns scan, state, review and "
             "note; save it again from the page"
         ) from error
+
+
+def checked(folder: Path, *, accepted: bool = False) -> list[tuple[Path, dict[str, Array]]]:
+    """Scans of a folder whose landmarks a person has checked, with these landmarks.
+
+    Args:
+        folder: Output folder of predict.
+        accepted: Also those that review.tsv accepts, and not only those whose points were moved.
+
+    Returns:
+        The scans' files, each with world RAS mm by landmark: the model's, the moved ones as they
+        were moved, without those that were taken out.
+
+    Raises:
+        ConfigError: If review.tsv is not one of ours, or nothing was checked.
+        LandmarkError: If a moved file cannot be read.
+    """
+    reviews = _reviews(folder / REVIEW)
+    found = []
+    for name, record in all_records(folder).items():
+        moved = moved_by_hand(folder / name, record)
+        if reviews.get(name) == "reject" or not (
+            moved or (accepted and reviews.get(name) == "accept")
+        ):
+            continue
+        points = {row["name"]: np.asarray(row["world_mm"]) for row in record["landmarks"]} | moved
+        known = {label: point for label, point in points.items() if np.isfinite(point).all()}
+        found.append((Path(record["scan"]), known))
+    if not found:
+        ways = "move points in the .mrk.json files and save them"
+        raise ConfigError(
+            f"{folder}: nobody has checked anything in it; {ways}, or accept scans on the page, "
+            f"put its {REVIEW} beside it, and add --accepted"
+        )
+    return found
