@@ -8,7 +8,7 @@ COHORT ?= cohort=phantom cohort/preset=paper
 PAPER_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper test test-slurm faults lint data train report screenshots tensorboard clean
+.PHONY: help demo docs paper test test-slurm faults lint data train report screenshots tensorboard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ paper: $(STAMP) ## the paper's whole study from nothing; COHORT=... PAPER_ARGS=t
 	$(BIN)/python experiments/train.py experiment=paper_sl $(COHORT) $(PAPER_ARGS)
 	$(BIN)/python experiments/train.py experiment=paper_ml $(COHORT) $(PAPER_ARGS)
 	$(BIN)/python experiments/report.py runs=$(OUTPUTS)/paper
+
+docs: $(STAMP) ## the docs as a site, in outputs/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --strict --quiet -f .mkdocs.yml
 
 screenshots: $(STAMP) ## pictures of the demo's report and TensorBoard for docs/images (needs Chromium)
 	$(BIN)/python experiments/benchmarks/screenshots.py runs=$(OUTPUTS)/demo

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import json
 import re
 import shutil
 import warnings
@@ -76,3 +78,17 @@ def test_the_page_of_inputs_has_every_example_and_its_message(path, tables):
             if name == "REFUSED":
                 (said,) = (line for line in lines if line.startswith(f"| {example} |"))
                 assert row[-1] in said, example
+
+
+def test_the_notebook_runs_cell_by_cell_and_says_what_it_shows(capsys):
+    notebook = json.loads((PROJECT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    left: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        exec(compile("".join(cell["source"]), "docs/notebook.ipynb", "exec"), left)
+        printed = capsys.readouterr().out
+        shown = [o["text"] for o in cell["outputs"] if o["output_type"] == "stream"]
+        assert printed.split()[:1] == "".join(itertools.chain(*shown)).split()[:1]
+    left["plt"].close("all")
+    assert len(left["found"].landmarks) == 8
