@@ -320,7 +320,11 @@ def _add_gather(commands: Commands) -> None:
     command.add_argument("pairs", nargs="*", metavar="SCAN[=LANDMARKS]", help="scans to add")
     command.add_argument("--group", required=True, help="train, HS, DS or another group's name")
     command.add_argument(
-        "--results", nargs="+", default=(), metavar="DIR", help="-o of predict, with corrections"
+        "--results",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="-o of predict, with corrections; several times for several folders",
     )
     command.add_argument(
         "--accepted", action="store_true", help="also scans that review.tsv accepts as they are"

@@ -81,6 +81,20 @@ def test_reads_people_sessions_and_landmarks(tree):
     assert (cohort.name, cohort.groups, cohort.simulated) == ("mine", ("train", "HS"), False)
 
 
+def test_a_scan_is_left_out_by_its_own_table_and_its_person_stays(tree):
+    table = tree / "sub-01/ses-02/sub-01_ses-02_scans.tsv"
+    table.write_text("filename\texclude\nanat/sub-01_ses-02_T1w.nii.gz\tmotion\n")
+    (tree / "sub-01/ses-03/sub-01_ses-03_scans.tsv").write_text(
+        "filename\texclude\nanat/sub-01_ses-03_T1w.nii.gz\tn/a\n"
+    )
+    cohort = read_cohort(tree)
+    assert [scan.scan_id for scan in cohort.scans] == ["sub-01_ses-01", "sub-01_ses-03", "sub-02"]
+    assert "1 scan(s) are left out by the column exclude of scans.tsv" in cohort.notes
+    table.write_text("file\nx\n")
+    with pytest.raises(CohortError, match=r"sub-01_ses-02_scans\.tsv"):
+        read_cohort(tree)
+
+
 def test_selects_groups_and_names_the_missing_one(tree):
     cohort = read_cohort(tree)
     assert [scan.scan_id for scan in cohort.select(["HS"])] == ["sub-02"]

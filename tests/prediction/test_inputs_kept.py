@@ -9,7 +9,13 @@ import pytest
 
 from landmarking.cli import main
 from landmarking.cohort.bids import Layout, read_cohort
-from landmarking.landmarks import is_prediction, read_landmarks, write_fcsv, write_markups
+from landmarking.landmarks import (
+    is_prediction,
+    landmark_set,
+    read_landmarks,
+    write_fcsv,
+    write_markups,
+)
 from landmarking.prediction.batch import read_record
 
 pytestmark = pytest.mark.usefixtures("known_stages")
@@ -220,3 +226,41 @@ def test_inputs_that_are_predictions_are_compared_with_a_word(predict, tmp_path,
     ]
     assert main(["compare", *map(str, files)]) == 0
     assert "was written by a model" in capsys.readouterr().err
+
+
+def test_inputs_that_were_corrected_become_truth_and_no_others(predict, tmp_path, capsys):
+    out, root = tmp_path / "out", tmp_path / "tree"
+    assert predict()[0] == 0
+    gather = ["gather", str(root), "--group", "train", "--results", str(out)]
+    assert main(gather) == 2
+    assert "nobody has checked anything in it" in capsys.readouterr().err
+    record = read_record(out / "scan_prediction.json")
+    place = move(out / "scan_desc-auto_landmarks.mrk.json", "AC", np.array([0.0, 2.0, 0.0]))
+    assert main(gather) == 0
+    (scan,) = read_cohort(root).scans
+    assert (scan.scan_id, scan.group) == ("sub-scan", "train")
+    assert scan.image.read_bytes() == (tmp_path / "scan.nii.gz").read_bytes()
+    points = landmark_set("msp8").arrange(read_landmarks(scan.landmarks))
+    model = {row["name"]: row["world_mm"] for row in record["landmarks"]}
+    np.testing.assert_allclose(points[0], place, atol=1e-6)
+    np.testing.assert_allclose(points[1], model["PC"], atol=1e-6)
+    # A second time it is there, and kept.
+    assert main(gather) == 2
+    assert "is in" in capsys.readouterr().err
+
+
+def test_inputs_that_are_accepted_are_taken_when_asked_and_rejected_ones_never(
+    predict, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert predict()[0] == 0
+    gather = ["gather", "--group", "train", "--results", str(out)]
+    review = out / "review.tsv"
+    review.write_text("scan\tstate\treview\tnote\nscan\tfine\taccept\tn/a\n")
+    assert main([*gather, str(tmp_path / "one")]) == 2
+    assert main([*gather, str(tmp_path / "one"), "--accepted"]) == 0
+    assert len(read_cohort(tmp_path / "one").scans) == 1
+    review.write_text("scan\tstate\treview\tnote\nscan\tfine\treject\tn/a\n")
+    move(out / "scan_desc-auto_landmarks.mrk.json", "AC", np.array([0.0, 2.0, 0.0]))
+    assert main([*gather, str(tmp_path / "two"), "--accepted"]) == 2
+    assert not (tmp_path / "two").exists()
