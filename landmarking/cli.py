@@ -70,6 +70,10 @@ your own, or (--results) what you have corrected in a folder of results: scans w
 moved in the .mrk.json or .fcsv files. Scans are copied; nothing in the tree is replaced."""
 
 
+_RUNS = """Say what has been run. States, settings that differ, errors, room on disk, for any number
+of runs below a folder; remove runs, or export them as one table."""
+
+
 _CONF = """Copy the configuration, conf/, to a folder of one's own. Then
 `landmarking train --config-path DIR` composes from there; `--config-dir DIR` adds a folder with
 files of new names to what ships."""
@@ -187,6 +191,7 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, add_help=False)
     _add_predict(commands)
     _add_msp(commands)
+    _add_runs(commands)
     _add_qc(commands)
     _add_gather(commands)
     _add_compare(commands)
@@ -196,8 +201,10 @@ def parser() -> argparse.ArgumentParser:
     _add_pack(commands)
     _add_export(commands)
     _add_conf(commands)
-    _command(commands, "doctor", _DOCTOR, "landmarking.doctor:run_doctor")
-    command = _command(commands, "completion", _COMPLETION, "print_completion")
+    _command(commands, "doctor", _DOCTOR, "landmarking.housekeeping:run_doctor")
+    command = _command(
+        commands, "completion", _COMPLETION, "landmarking.housekeeping:print_completion"
+    )
     command.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return top
 
@@ -309,13 +316,47 @@ def _add_msp(commands: Commands) -> None:
 
 
 def _add_qc(commands: Commands) -> None:
-    command = _command(commands, "qc", _QC, "run_qc")
+    command = _command(commands, "qc", _QC, "landmarking.housekeeping:run_qc")
     command.add_argument("folder", metavar="DIR", help="results of predict, or a prepared cohort")
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_runs(commands: Commands) -> None:
+    command = _command(commands, "runs", _RUNS, "landmarking.housekeeping:list_runs")
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=text, description=text)
+        added.set_defaults(run=f"landmarking.housekeeping:{name}_runs")
+        return added
+
+    for name, text in (("list", "one line a run"), ("export", "all runs as .csv or .json")):
+        added = action(name, text)
+        added.add_argument("root", nargs="?", metavar="DIR", help="default: the outputs folder")
+        added.add_argument("--state", choices=("finished", "stopped", "begun"), help="these alone")
+        added.add_argument(
+            "--sort",
+            default="path",
+            metavar="COLUMN",
+            help="such as val_error_mm, size_mb, changed",
+        )
+        if name == "list":
+            added.add_argument("--json", action="store_true", help="print one JSON object")
+        else:
+            added.add_argument("-o", "--output", required=True, metavar="FILE")
+    show = action("show", "settings, errors, files and what a run was made with")
+    show.add_argument("runs", nargs=1, metavar="RUN_DIR")
+    diff = action("diff", "settings in which runs differ, beside their errors")
+    diff.add_argument("runs", nargs="+", metavar="RUN_DIR")
+    for each in (show, diff):
+        each.add_argument("--json", action="store_true", help="print one JSON object")
+    remove = action("rm", "remove runs")
+    remove.add_argument("runs", nargs="+", metavar="RUN_DIR")
+    remove.add_argument("--yes", action="store_true", help="without asking")
+
+
 def _add_gather(commands: Commands) -> None:
-    command = _command(commands, "gather", _GATHER, "run_gather")
+    command = _command(commands, "gather", _GATHER, "landmarking.housekeeping:run_gather")
     command.add_argument("root", metavar="TREE", help="BIDS tree, made if need be")
     command.add_argument("pairs", nargs="*", metavar="SCAN[=LANDMARKS]", help="scans to add")
     command.add_argument("--group", required=True, help="train, HS, DS or another group's name")
@@ -332,7 +373,7 @@ def _add_gather(commands: Commands) -> None:
 
 
 def _add_conf(commands: Commands) -> None:
-    command = _command(commands, "conf", _CONF, "landmarking.doctor:copy_configuration")
+    command = _command(commands, "conf", _CONF, "landmarking.housekeeping:copy_configuration")
     actions = command.add_subparsers(required=True, metavar="ACTION")
     copy = actions.add_parser("copy", help="copy it", description=_CONF)
     copy.add_argument("folder", metavar="DIR", help="folder to make")

@@ -28,7 +28,6 @@ from landmarking.prediction.summary import (
     all_records,
     check_dataset,
     check_table,
-    results_state,
     stale,
     write_dataset,
     write_review,
@@ -341,67 +340,6 @@ def _predict_line(outcome: Outcome) -> str:
     if moved:
         look.append(f"{', '.join(moved)} moved by hand, kept")
     return scan_line(outcome, [*outcome.record["flags"], *look])
-
-
-def run_qc(options: argparse.Namespace) -> int:
-    """Say how a folder of results stands, or which scans of a prepared cohort to look at.
-
-    Args:
-        options: As `cli.parser` gives them.
-
-    Raises:
-        ConfigError: If the folder holds neither.
-    """
-    folder = Path(options.folder)
-    if (folder / "qc.csv").is_file():
-        from landmarking.preparation.review import cohort_state
-
-        state = cohort_state(folder)
-    else:
-        state = results_state(folder)
-    if options.json:
-        _print_json(state)
-        return 0
-    for key, value in state.items():
-        if isinstance(value, dict):
-            sys.stdout.write("".join(f"  {name}: {text}\n" for name, text in value.items()))
-        else:
-            sys.stdout.write(f"{key}: {value}\n")
-    return 0
-
-
-def run_gather(options: argparse.Namespace) -> int:
-    """Put scans with their landmarks, or what was corrected in a folder of results, into a tree.
-
-    Args:
-        options: As `cli.parser` gives them.
-
-    Raises:
-        LandmarkingError: If there is nothing to gather, or the tree cannot be written.
-    """
-    from landmarking.cohort.bids import add_all, pair
-    from landmarking.prediction.summary import checked
-
-    pairs = [pair(text) for text in options.pairs]
-    for folder in options.results:
-        pairs += checked(Path(folder), accepted=options.accepted)
-    if not pairs:
-        raise ConfigError("gather takes SCAN[=LANDMARKS], or --results DIR; name one of them")
-    return add_all(Path(options.root), options.group, pairs)
-
-
-def print_completion(options: argparse.Namespace) -> int:
-    """Print the script that completes the command in a shell.
-
-    Args:
-        options: `shell`.
-    """
-    import shtab
-
-    from landmarking.cli import parser
-
-    sys.stdout.write(shtab.complete(parser(), options.shell) + "\n")
-    return 0
 
 
 def run_compare(options: argparse.Namespace) -> int:

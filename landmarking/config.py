@@ -141,9 +141,13 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
-def _in_project(relative: str) -> str:
+def results_folder(relative: str = "outputs") -> Path:
     """A folder of results: in the checkout, or for an installed command where it was called."""
-    return str((Path.cwd() if INSTALLED else PROJECT) / relative)
+    return (Path.cwd() if INSTALLED else PROJECT) / relative
+
+
+def _in_project(relative: str) -> str:
+    return str(results_folder(relative))
 
 
 def _overrides() -> str:

@@ -6,13 +6,17 @@ continued or skipped by the same configuration on the same slices; anything else
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import distributions
@@ -377,3 +381,209 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One run as `landmarking runs list` shows it.
+
+    Attributes:
+        path: Its folder.
+        state: `finished`; `stopped`, which goes on from a checkpoint; or `begun`, without one.
+        values: Study, model, experiment, landmark, seed, fold; text, empty where unknown.
+        epochs: Epochs that are done.
+        val_error_mm: Last validation error, or None.
+        test_error_mm: Mean error by test group.
+        size_mb: Room on disk.
+        changed: Seconds since 1970 at which its table or checkpoint was written last.
+    """
+
+    path: Path
+    state: str
+    values: Mapping[str, str]
+    epochs: int
+    val_error_mm: float | None
+    test_error_mm: Mapping[str, float]
+    size_mb: float
+    changed: float
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, one level deep but for the groups."""
+        return {
+            "path": str(self.path),
+            "state": self.state,
+            **self.values,
+            "epochs": self.epochs,
+            "val_error_mm": self.val_error_mm,
+            "test_error_mm": dict(self.test_error_mm),
+            "size_mb": round(self.size_mb, 3),
+            "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(self.changed)),
+        }
+
+
+LISTED = ("study", "experiment", "landmark", "seed", "fold")
+"""Top-level settings that a list shows."""
+
+_TOP_LEVEL = re.compile(rf"^({'|'.join(LISTED)}): (.*)$", re.MULTILINE)
+
+_NO_RUNS = {"cache", "cohorts", "prepared", "report", "tensorboard", "checkpoints", "mlruns"}
+
+
+def find_runs(root: Path) -> Iterator[RunFolder]:
+    """Run folders at any depth, in the order of their names.
+
+    Args:
+        root: A folder of results, a study, or a run.
+    """
+    folders = [root]
+    while folders:
+        here = folders.pop()
+        run = RunFolder(here)
+        if run.config.is_file() and run.provenance.is_file():
+            yield run
+            continue
+        try:
+            below = [Path(e.path) for e in os.scandir(here) if e.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+        kept = (path for path in below if path.name not in _NO_RUNS and path.name[0] != ".")
+        folders += sorted(kept, reverse=True)
+
+
+def listed(run: RunFolder) -> Listed:
+    """What a list shows of a run, from its files as they are; nothing is checked.
+
+    Args:
+        run: The run.
+    """
+    text = _read(run.config)
+    values = dict.fromkeys(("study", "model", *LISTED[1:]), "")
+    values |= {k: "" if v == "null" else v.strip("'\"") for k, v in _TOP_LEVEL.findall(text)}
+    model, errors = _table_of(run.predictions)
+    values["model"] = model
+    epochs, val = _last_row(run.history)
+    files = list(_files(run.path))
+    marks = [size_time for name, size_time in files if name in ("predictions.csv", "last.ckpt")]
+    times = [when for _, when in marks] or [when for _, (_, when) in files]
+    state = "finished" if run.predictions.exists() else "stopped" if run.last.exists() else "begun"
+    return Listed(
+        run.path,
+        state,
+        values,
+        epochs,
+        val,
+        errors,
+        sum(size for _, (size, _) in files) / 1e6,
+        max(times, default=0.0),
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _table_of(path: Path) -> tuple[str, dict[str, float]]:
+    """Model's label and mean error by group, from predictions.csv."""
+    rows = csv.reader(io.StringIO(_read(path)))
+    header = next(rows, [])
+    try:
+        group, error, model = (header.index(key) for key in ("group", "error_mm", "model"))
+    except ValueError:
+        return "", {}
+    errors: dict[str, list[float]] = {}
+    label = ""
+    for row in rows:
+        label = row[model]
+        known = errors.setdefault(row[group], [])
+        if row[error]:
+            known.append(float(row[error]))
+    return label, {name: sum(each) / len(each) for name, each in errors.items() if each}
+
+
+def _last_row(path: Path) -> tuple[int, float | None]:
+    """Epochs and the last validation error of history.csv."""
+    rows = list(csv.DictReader(io.StringIO(_read(path))))
+    known = [row["validation_error_mm"] for row in rows if row.get("validation_error_mm")]
+    return len(rows), float(known[-1]) if known else None
+
+
+def _files(folder: Path) -> Iterator[tuple[str, tuple[int, float]]]:
+    """Name, bytes and time of every file below a folder."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(Path(entry.path))
+        else:
+            about = entry.stat(follow_symlinks=False)
+            yield entry.name, (about.st_size, about.st_mtime)
+
+
+def flat_settings(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Settings by dotted key; lists stay whole."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat_settings(value, f"{where}{key}.")
+        else:
+            found[f"{where}{key}"] = value
+    return found
+
+
+_OF_PLACE = ("outputs", "run_dir", "run", "overwrite", "threads", "workers", "cohort.root")
+
+
+def differing_settings(runs: Sequence[RunFolder]) -> dict[str, list[Any]]:
+    """Settings in which runs differ, those of places apart.
+
+    Args:
+        runs: Two or more.
+
+    Returns:
+        By dotted key the value of each run; None also where a run has no such setting.
+
+    Raises:
+        ConfigError: If a configuration cannot be read.
+        RunError: If one is not what the run has written.
+    """
+    every = [_without_place(run) for run in runs]
+    keys = sorted({key for each in every for key in each if key not in _OF_PLACE})
+    columns = {key: [each.get(key) for each in every] for key in keys}
+    return {key: values for key, values in columns.items() if any(v != values[0] for v in values)}
+
+
+def _without_place(run: RunFolder) -> dict[str, Any]:
+    """Settings by dotted key; in those that name the run's own folder, RUN_DIR stands for it."""
+    values = run.read_config()
+    place = str(values.get("run_dir") or run.path)
+    return {
+        key: value.replace(place, "RUN_DIR") if isinstance(value, str) else value
+        for key, value in flat_settings(values).items()
+    }
+
+
+def remove_run(path: Path) -> float:
+    """Remove a run's folder with all that is in it.
+
+    Args:
+        path: Of a run; anything else is refused.
+
+    Returns:
+        MB that it held.
+
+    Raises:
+        ConfigError: If it is no run, or cannot be removed.
+    """
+    run = RunFolder(path)
+    if not (run.config.is_file() and run.provenance.is_file()):
+        raise ConfigError(f"{path}: is no run (config.yaml, provenance.json), and kept; name a run")
+    held = sum(size for _, (size, _) in _files(path)) / 1e6
+    try:
+        # Without its provenance it is no run any more, also if we are stopped half-way.
+        run.predictions.unlink(missing_ok=True)
+        run.last.unlink(missing_ok=True)
+        shutil.rmtree(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be removed whole ({error.strerror or error})") from error
+    return held

@@ -8,7 +8,7 @@ import pytest
 from landmarking.config import PROJECT
 
 BASE = "base"
-TOP = {"bids_app", "cli", "commands", "doctor", "shells"}
+TOP = {"bids_app", "cli", "commands", "housekeeping", "shells"}
 BELOW = {
     BASE: (),
     "imaging": (BASE,),

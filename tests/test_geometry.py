@@ -183,3 +183,8 @@ def test_a_plane_without_a_side_is_refused(normal, says):
 def test_shapes_that_do_not_fit_are_refused(shape, points):
     with pytest.raises(LandmarkError, match="apply_affine"):
         apply_affine(np.eye(*shape), np.zeros(points))
+
+
+def test_left_is_a_direction():
+    assert np.linalg.norm(LEFT) == 1.0
+    assert LEFT[0] < 0.0  # world x runs to the right

@@ -31,7 +31,9 @@ TESTS = {
     "landmarking/evaluation/statistics.py": (
         "tests/evaluation/test_statistics.py", "tests/evaluation/test_comparisons.py",
     ),
-    "landmarking/evaluation/comparisons.py": ("tests/evaluation/test_comparisons.py",),
+    "landmarking/evaluation/comparisons.py": (
+        "tests/evaluation/test_comparisons.py", "tests/evaluation/test_adaptation.py",
+    ),
     "landmarking/evaluation/predictions.py": (
         "tests/evaluation/test_predictions.py", "tests/evaluation/test_tables.py",
         "tests/evaluation/test_study.py",

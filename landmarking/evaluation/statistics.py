@@ -336,7 +336,7 @@ def summarise(rows: pd.DataFrame, *, level: float = 0.95) -> dict[str, float | i
         "mean_mm": mean,
         "sd_mm": deviation,
         "median_mm": float(found["error_mm"].median()) if scored else float("nan"),
-        "seed_sd_mm": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else float("nan"),
+        "seed_sd_mm": float(by_seed.std(ddof=1)),  # NaN for one seed
     }
     for radius, count in zip(SDR_THRESHOLDS_MM, hits, strict=True):
         cell[f"hits_{radius:g}mm"] = int(count)

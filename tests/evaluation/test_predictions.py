@@ -253,3 +253,25 @@ def test_mean_and_sample_deviation_leave_missing_landmarks_out():
 
     assert mean == 3.0
     assert deviation == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+
+
+def test_one_error_has_a_mean_and_no_deviation():
+    mean, deviation = mean_sd([2.5])
+    assert mean == 2.5
+    assert math.isnan(deviation)
+
+
+@pytest.mark.parametrize(("mm", "fits"), [(0.009, True), (0.011, False)])
+def test_an_error_of_the_mean_position_may_be_off_by_a_hundredth(frame, mm, fits):
+    """Where the mean position lies on the truth, nothing but rounding may stand in the table."""
+    row = frame["error_mm"].idxmax()
+    edited = frame.copy()
+    edited.loc[row, ["mean_x_px", "mean_y_px"]] = edited.loc[
+        row, ["true_x_px", "true_y_px"]
+    ].to_numpy(float)
+    edited.loc[row, "mean_error_mm"] = mm
+    if fits:
+        check_predictions(edited, "p")
+    else:
+        with pytest.raises(PredictionsError, match="mean_error_mm does not follow"):
+            check_predictions(edited, "p")

@@ -78,6 +78,18 @@ def test_a_rate_of_one_point_a_person_is_near_wilsons_interval():
     assert found["sdr_1mm_percent_high"] == pytest.approx(100 * wilson.high, abs=0.6)
 
 
+def test_a_rate_of_few_people_is_wilsons_of_as_many_points_as_t_leaves():
+    """By hand: n points count as n (z/t)^2, since the spread is that of n people."""
+    hits = [0.5] * 3 + [9.0] * 2
+    found = intervals(people_frame({f"p{i}": [value] for i, value in enumerate(hits)}))
+    z, t = 1.959963984540054, 2.7764451051977987  # of 95 %, t with 4 degrees of freedom
+    n, rate = 5 * (z / t) ** 2, 0.6
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    assert found["sdr_1mm_percent_low"] == pytest.approx(100 * (centre - reach), abs=1e-9)
+    assert found["sdr_1mm_percent_high"] == pytest.approx(100 * (centre + reach), abs=1e-9)
+
+
 def test_all_hits_are_no_certainty():
     found = intervals(people_frame({f"p{i}": [0.5] * 8 for i in range(5)}))
 
@@ -229,6 +241,18 @@ def test_too_few_people_is_no_test():
     none = unpaired_test([1.0], [2.0, 3.0])
     assert math.isnan(none.p_value)
     assert none.n == 3
+
+
+def test_two_and_two_people_are_a_test():
+    assert 0.0 < unpaired_test([1.0, 2.0], [5.0, 6.5], permutations=99).p_value <= 1.0
+
+
+def test_thirteen_people_are_enumerated_and_fourteen_are_drawn():
+    apart = np.linspace(1.0, 2.0, 14)
+    exact = paired_test(apart[:13], np.zeros(13), permutations=99).p_value
+    assert exact == 2 / 2**13
+    drawn = paired_test(apart, np.zeros(14), permutations=99).p_value
+    assert drawn * 100 == pytest.approx(round(drawn * 100), abs=1e-12)
 
 
 def test_holm_by_hand():
