@@ -344,6 +344,9 @@ def _add_runs(commands: Commands) -> None:
             added.add_argument("--json", action="store_true", help="print one JSON object")
         else:
             added.add_argument("-o", "--output", required=True, metavar="FILE")
+    splits = action("splits", "who was in which fold and on which side, as a table for other tools")
+    splits.add_argument("root", nargs="?", metavar="DIR", help="default: the outputs folder")
+    splits.add_argument("-o", "--output", required=True, metavar="FILE.tsv")
     show = action("show", "settings, errors, files and what a run was made with")
     show.add_argument("runs", nargs=1, metavar="RUN_DIR")
     diff = action("diff", "settings in which runs differ, beside their errors")

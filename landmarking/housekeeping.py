@@ -326,6 +326,44 @@ def export_runs(options: argparse.Namespace) -> int:
     return 0
 
 
+def splits_runs(options: argparse.Namespace) -> int:
+    """Write who was in which fold, or on which side, of the runs below a folder.
+
+    Args:
+        options: As `cli.parser` gives them.
+
+    Raises:
+        LandmarkingError: If runs differ in it, or there is nothing to write.
+    """
+    from landmarking.data.splits import read_split_table, write_rows
+
+    path, root = Path(options.output), _runs_root(options)
+    if path.exists():
+        raise ConfigError(f"{path}: is there already, and kept; name another file")
+    sides: dict[str, str] = {}
+    folds: dict[str, str] = {}
+    for run in find_runs(root):
+        table = read_split_table(run.split_table)
+        # Of a cross-validation everybody is tested once, in the fold that counts.
+        crossed = bool(table.folds)
+        found = {k: str(v) for k, v in table.folds.items()} if crossed else table.sets
+        kept = folds if crossed else sides
+        for person, value in found.items():
+            if kept.setdefault(person, value) != value:
+                raise ConfigError(
+                    f"{run.path}: has {person} in {value}, another run in {kept[person]}; these "
+                    "runs have splits of their own (split_seed): name one of them, or one study"
+                )
+    if not (sides or folds):
+        raise ConfigError(f"{root}: there is no run with a split.tsv in it; name another folder")
+    write_rows(path, {name: (sides.get(name), folds.get(name)) for name in {**sides, **folds}})
+    sys.stdout.write(
+        f"{path}: {len({**sides, **folds})} people, {len(set(folds.values()))} folds; use it by "
+        f"data.split={path}\n"
+    )
+    return 0
+
+
 def show_runs(options: argparse.Namespace) -> int:
     """Print everything about one run.
 

@@ -90,6 +90,11 @@ class RunFolder:
         return self.path / "split.json"
 
     @property
+    def split_table(self) -> Path:
+        """The same with those who were tested, as a table for other tools."""
+        return self.path / "split.tsv"
+
+    @property
     def history(self) -> Path:
         """Losses, learning rate and test errors by epoch."""
         return self.path / "history.csv"

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from landmarking.data.augment import Augmentation, AugmentConfig, build_augmentation
 from landmarking.data.batches import DeviceBatches, EpochOrder, normalise_batch
-from landmarking.data.splits import AdaptConfig, Split, adapted, refuse_overlap, split_units
+from landmarking.data.splits import (
+    AdaptConfig,
+    Split,
+    adapted,
+    read_split_table,
+    refuse_overlap,
+    split_units,
+)
 from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import PreprocessSettings
@@ -43,6 +50,7 @@ class DataConfig:
         drop_last: Leave out a last batch that is not full.
         validation_fraction: Share of the training people held out.
         split_by: `person`, or `image` as in the authors' scripts.
+        split: Table of people (`participant_id`, `set`, `fold`) in place of a draw; None draws.
     """
 
     batch_size: int = 256
@@ -50,13 +58,16 @@ class DataConfig:
     drop_last: bool = False
     validation_fraction: float = 0.3
     split_by: str = "person"
+    split: str | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: If the batch size is not positive.
+            ConfigError: If the batch size is not positive, or a table is to split by image.
         """
+        if self.split and self.split_by != "person":
+            raise ConfigError("data.split is a table of people; take data.split_by=person")
         if self.batch_size < 1:
             raise ConfigError(f"data.batch_size is at least 1, found {self.batch_size}")
 
@@ -86,6 +97,7 @@ class LandmarkDataModule(pl.LightningDataModule):
         drop_last: bool = False,
         validation_fraction: float = 0.3,
         split_by: str = "person",
+        split: str | Path | None = None,
         seed: int = 0,
         split_seed: int = 0,
         augment: AugmentConfig | None = None,
@@ -109,6 +121,7 @@ class LandmarkDataModule(pl.LightningDataModule):
             drop_last: Leave out a last batch that is not full.
             validation_fraction: Share of the training people held out.
             split_by: `person` or `image`.
+            split: Table of people in place of a draw, see `landmarking.data.splits`.
             seed: Seed of order and augmentation.
             split_seed: Seed of the split, apart, so that seeds of one split can be pooled.
             augment: What changes training slices, never others.
@@ -130,7 +143,10 @@ class LandmarkDataModule(pl.LightningDataModule):
         self.outputs = Path(outputs)
         self.train_groups = list(self.source.train_groups if train_groups is None else train_groups)
         self.wanted_tests = list(self.source.test_groups if test_groups is None else test_groups)
-        self.batches = DataConfig(batch_size, shuffle, drop_last, validation_fraction, split_by)
+        table = str(split) if split else None
+        self.batches = DataConfig(
+            batch_size, shuffle, drop_last, validation_fraction, split_by, table
+        )
         self.seed, self.split_seed = seed, split_seed
         self.augment = augment or AugmentConfig()
         self.adapt = adapt or AdaptConfig()
@@ -193,7 +209,9 @@ class LandmarkDataModule(pl.LightningDataModule):
             )
 
     def _split_people(self) -> None:
-        cohort = adapted(self._open(), self.adapt)
+        given = self.batches.split
+        table = read_split_table(Path(given)) if given else None
+        cohort = adapted(self._open(), self.adapt, table)
         refuse_overlap(cohort, self.train_groups, self.test_groups)
         names = cohort.landmarks.names if self.landmark is None else (self.landmark,)
         self.columns = [cohort.landmarks.index(name) for name in names]
@@ -202,12 +220,17 @@ class LandmarkDataModule(pl.LightningDataModule):
         self.image_size = (int(cohort.images.shape[1]), int(cohort.images.shape[2]))
         members = cohort.indices(self.train_groups)
         units = [_unit(cohort, i, self.batches.split_by) for i in members]
-        self.split: Split = split_units(
-            units,
-            fraction=self.batches.validation_fraction,
-            seed=self.split_seed,
-            by=self.batches.split_by,
-        )
+        self.split: Split
+        by_fold = bool(self.adapt.group and table is not None and table.folds)
+        if table is not None and table.sets and not by_fold:
+            self.split = table.split(units)
+        else:
+            self.split = split_units(
+                units,
+                fraction=self.batches.validation_fraction,
+                seed=self.split_seed,
+                by=self.batches.split_by,
+            )
         held_out = np.array([unit in set(self.split.validation) for unit in units])
         self.train_indices: NDArray[np.int64] = members[~held_out]
         self.validation_indices: NDArray[np.int64] = members[held_out]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from landmarking.cohort.records import known, read_table
 from landmarking.errors import CohortError, ConfigError
 from landmarking.files import parse_json, write_text
 from landmarking.preparation.prepared import PreparedCohort
@@ -115,6 +116,120 @@ def read_split(path: Path) -> Split:
     return split
 
 
+SETS = ("train", "validation", "test")
+
+TABLE_COLUMNS = ("participant_id", "set", "fold")
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """Who is on which side, as a table that other tools write and read.
+
+    Attributes:
+        path: Where it was read.
+        sets: `train`, `validation` or `test` by participant id; empty if the table has no column
+            `set`.
+        folds: Fold from zero by participant id; empty if the table has no column `fold`.
+    """
+
+    path: Path
+    sets: dict[str, str]
+    folds: dict[str, int]
+
+    def split(self, units: Sequence[str]) -> Split:
+        """The table's training and validation people.
+
+        Args:
+            units: Participant ids of the training groups, repeated for several scans.
+
+        Raises:
+            CohortError: If the table lacks one of them, calls one `test`, or a side is empty.
+        """
+        names = set(units)
+        if lacking := names - set(self.sets):
+            raise CohortError(
+                f"{self.path}: has no set for {named(lacking)} of the training groups; add rows, "
+                "or leave these people out by the column exclude of participants.tsv"
+            )
+        if tested := {name for name in names if self.sets[name] == "test"}:
+            raise CohortError(
+                f"{self.path}: calls {named(tested)} of the training groups test; give them a test "
+                "group in participants.tsv, or leave them out there by the column exclude"
+            )
+        train, validation = (
+            tuple(sorted(name for name in names if self.sets[name] == side)) for side in SETS[:2]
+        )
+        if not train or not validation:
+            raise CohortError(
+                f"{self.path}: leaves {'nobody to validate by' if train else 'nobody to train on'} "
+                "of the training groups; correct the column set"
+            )
+        return Split(train, validation, 0, len(validation) / len(names))
+
+
+def read_split_table(path: Path) -> SplitTable:
+    """Read a table of people: `participant_id` and `set`, or `fold`, or both; tab-separated.
+
+    Args:
+        path: Such as a run's `split.tsv`, or what `landmarking runs splits` writes.
+
+    Raises:
+        CohortError: If it cannot be read, somebody comes twice, or a value is unknown.
+    """
+    problems: list[str] = []
+    rows = list(read_table(path, ("participant_id",), problems))
+    sets: dict[str, str] = {}
+    folds: dict[str, int] = {}
+    for row in rows:
+        person, side, fold = (row.get(name, "") for name in TABLE_COLUMNS)
+        if person in sets or person in folds:
+            problems.append(f"{person} comes twice; keep one row a person")
+        if known(side):
+            if side not in SETS:
+                problems.append(f"{person} has set {side!r}; write {', '.join(SETS)}")
+            sets[person] = side
+        if known(fold):
+            if not fold.isdigit():
+                problems.append(f"{person} has fold {fold!r}; write whole numbers from 0")
+                continue
+            folds[person] = int(fold)
+    if rows and not (sets or folds or problems):
+        problems.append("has neither a column set nor a column fold; add one of them")
+    if problems:
+        raise CohortError(f"{path} is no table of a split; mend these:", tuple(problems))
+    return SplitTable(path, sets, folds)
+
+
+def write_split_table(path: Path, split: Split, tested: Collection[str], fold: int | None) -> None:
+    """Write who is on which side, for other tools; `read_split_table` reads it.
+
+    Args:
+        path: The table.
+        split: Training and validation people.
+        tested: Participant ids of the test groups.
+        fold: Fold that the tested people are, or None.
+    """
+    rows: dict[str, tuple[str | None, str | None]] = {}
+    for side, people in zip(SETS, (split.train, split.validation, sorted(tested)), strict=True):
+        mark = str(fold) if side == "test" and fold is not None else None
+        rows |= dict.fromkeys(people, (side, mark))
+    write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: Mapping[str, tuple[str | None, str | None]]) -> None:
+    """Write a table of a split.
+
+    Args:
+        path: The table.
+        rows: Set and fold by participant id; None where there is none.
+    """
+    lines = ["\t".join(TABLE_COLUMNS)]
+    lines += [
+        f"{person}\t{side or 'n/a'}\t{fold or 'n/a'}" for person, (side, fold) in rows.items()
+    ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
 SUFFIX = "-adapt"
 """Added to a group's name for those of its people who are learnt from."""
 
@@ -154,7 +269,9 @@ class AdaptConfig:
             )
 
 
-def choose_people(people: Sequence[str], config: AdaptConfig) -> tuple[list[str], list[str]]:
+def choose_people(
+    people: Sequence[str], config: AdaptConfig, table: SplitTable | None = None
+) -> tuple[list[str], list[str]]:
     """People to learn from, and people of the fold to test on.
 
     More people to learn from always include the fewer, and every person is in one fold.
@@ -162,13 +279,24 @@ def choose_people(people: Sequence[str], config: AdaptConfig) -> tuple[list[str]
     Args:
         people: Participant ids of the group; order and repetition do not matter.
         config: Numbers of people and folds.
+        table: Says who is in which fold; None draws it.
 
     Raises:
-        CohortError: If there are too few.
+        CohortError: If there are too few, or the table lacks somebody or has other folds.
     """
     names = sorted(set(people))
     order = [names[i] for i in np.random.default_rng(config.seed).permutation(len(names))]
     tested = order[config.fold :: config.folds]
+    if table is not None and table.folds:
+        if lacking := set(names) - set(table.folds):
+            raise CohortError(f"{table.path}: has no fold for {named(lacking)}; add rows")
+        numbers = {table.folds[name] for name in names}
+        if numbers != set(range(config.folds)):
+            raise CohortError(
+                f"{table.path}: has the folds {', '.join(map(str, sorted(numbers)))}, and folds="
+                f"{config.folds} are asked for; they are numbered from 0, each with somebody in it"
+            )
+        tested = [name for name in order if table.folds[name] == config.fold]
     rest = [name for name in order if name not in set(tested)]
     wanted = len(rest) if config.people is None else config.people
     if not tested or len(rest) < wanted:
@@ -179,12 +307,15 @@ def choose_people(people: Sequence[str], config: AdaptConfig) -> tuple[list[str]
     return rest[:wanted], tested
 
 
-def adapted(cohort: PreparedCohort, config: AdaptConfig) -> PreparedCohort:
+def adapted(
+    cohort: PreparedCohort, config: AdaptConfig, table: SplitTable | None = None
+) -> PreparedCohort:
     """A cohort whose group holds only the people of one fold, and who is learnt from apart.
 
     Args:
         cohort: The prepared cohort.
         config: What to do; without a group the cohort is returned as it is.
+        table: Says who is in which fold; None draws it.
 
     Returns:
         The cohort without the group's people who are neither learnt from nor tested on.
@@ -195,7 +326,8 @@ def adapted(cohort: PreparedCohort, config: AdaptConfig) -> PreparedCohort:
     if not config.group:
         return cohort
     members = cohort.indices([config.group])
-    learnt, tested = choose_people([cohort.records[i].participant_id for i in members], config)
+    people = [cohort.records[i].participant_id for i in members]
+    learnt, tested = choose_people(people, config, table)
     records, kept = [], []
     for index, record in enumerate(cohort.records):
         if record.group == config.group and record.participant_id in learnt:

@@ -58,6 +58,7 @@ from landmarking.evaluation.statistics import (
     in_space,
     model_order,
     table_1,
+    variance_parts,
     with_no_skill,
 )
 from landmarking.evaluation.study import Run, Study, different_code, load_study
@@ -319,6 +320,7 @@ class Results:
     models: pd.DataFrame
     groups: pd.DataFrame
     seeds: pd.DataFrame
+    variance: pd.DataFrame
     space: pd.DataFrame
     adaptation: pd.DataFrame
 
@@ -408,6 +410,7 @@ def compute_results(study: Study, config: ReportConfig) -> Results:
         models=compare_models(frame, names, permutations=config.permutations, seed=seed),
         groups=compare_groups(frame, names, permutations=config.permutations, seed=seed),
         seeds=by_seed(counted),
+        variance=variance_parts(frame, study.folds),
         space=in_space(frame),
         adaptation=adaptation(study, permutations=config.permutations, seed=seed),
     )
@@ -445,6 +448,8 @@ def format_tables(study: Study, results: Results, *, counted: bool = True) -> li
     ]
     if len(results.seeds):
         shown.append(tables.seeds_table(results.seeds, results.table1, notes))
+    if len(results.variance):
+        shown.append(tables.variance_table(results.variance, notes))
     if len(results.adaptation):
         shown.append(adaptation_table(results.adaptation, notes))
     return [table for table in shown if table.rows]

@@ -6,8 +6,9 @@ between people, and all permuting moves whole people. Everything is seeded and v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -433,3 +434,79 @@ def in_space(frame: pd.DataFrame) -> pd.DataFrame:
                 row[f"{name}_mean"], row[f"{name}_sd"] = mean_sd(part[name].to_numpy())
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def variance_parts(frame: pd.DataFrame, folds: Mapping[str, int]) -> pd.DataFrame:
+    """What the mean error varies with: people, seeds, folds, each apart from the others.
+
+    Two-way analysis of variance without replication (people by seeds) on each person's mean error
+    over landmarks; folds are compared by the means of their people, who differ anyway. A part that
+    comes out negative is zero (Searle, Casella and McCulloch 1992, Variance Components, ch. 4).
+
+    Args:
+        frame: Rows of predictions.csv.
+        folds: Fold by name of the run, for runs of a cross-validation.
+
+    Returns:
+        One row a model and group that has several seeds or folds: people, seeds, folds, mean_mm,
+        standard deviations sd_people_mm, sd_seeds_mm, sd_folds_mm and sd_rest_mm (training by
+        person), and the standard errors of the mean that people and seeds leave, se_people_mm and
+        se_seeds_mm. NaN where there is one of a kind.
+    """
+    rows = []
+    known = frame[np.isfinite(frame["error_mm"])]
+    for (model, group), part in known.groupby(["model", "group"], sort=False):
+        table = part.pivot_table(index="participant_id", columns="seed", values="error_mm")
+        whole = table.dropna()  # everybody with every seed
+        of_person = part.assign(fold=part["run"].map(folds)).groupby("participant_id")["fold"]
+        fold = of_person.first().reindex(whole.index)
+        seeds, people = whole.shape[1], len(whole)
+        if people < 2 or (seeds < 2 and fold.nunique() < 2):
+            continue
+        rows.append(
+            {
+                "model": model, "group": group, "people": people, "seeds": seeds,
+                "folds": fold.nunique(), "mean_mm": float(whole.to_numpy().mean()),
+                **_crossed(whole.to_numpy()),
+                "sd_folds_mm": _between(whole.mean(axis=1), fold),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _crossed(errors: Array) -> dict[str, float]:
+    """Parts of people, seeds and the rest; errors of shape (people, seeds)."""
+    people, seeds = errors.shape
+    mean = errors.mean()
+    by_person, by_seed = errors.mean(axis=1), errors.mean(axis=0)
+    of_people = seeds * float(np.square(by_person - mean).sum()) / (people - 1)
+    nan = float("nan")
+    if seeds == 1:
+        sd = np.sqrt(of_people)
+        return {
+            "sd_people_mm": sd, "sd_seeds_mm": nan, "sd_rest_mm": nan,
+            "se_people_mm": sd / np.sqrt(people), "se_seeds_mm": nan,
+        }  # fmt: skip
+    of_seeds = people * float(np.square(by_seed - mean).sum()) / (seeds - 1)
+    rest = np.square(errors - by_person[:, None] - by_seed + mean).sum()
+    rest = float(rest) / ((people - 1) * (seeds - 1))
+    person = np.sqrt(max(of_people - rest, 0.0) / seeds)
+    seed = np.sqrt(max(of_seeds - rest, 0.0) / people)
+    return {
+        "sd_people_mm": person, "sd_seeds_mm": seed, "sd_rest_mm": np.sqrt(rest),
+        "se_people_mm": person / np.sqrt(people), "se_seeds_mm": seed / np.sqrt(seeds),
+    }  # fmt: skip
+
+
+def _between(values: pd.Series[float], fold: pd.Series[Any]) -> float:
+    """Standard deviation between folds beyond what their people explain; NaN for one fold."""
+    parts = [values[fold == each].to_numpy() for each in fold.dropna().unique()]
+    parts = [part for part in parts if len(part)]
+    counts = np.array([len(part) for part in parts], dtype=float)
+    if len(parts) < 2 or counts.sum() <= len(parts):
+        return float("nan")
+    mean = np.concatenate(parts).mean()
+    between = sum(len(p) * (p.mean() - mean) ** 2 for p in parts) / (len(parts) - 1)
+    within = sum(np.square(p - p.mean()).sum() for p in parts) / (counts.sum() - len(parts))
+    size = (counts.sum() - np.square(counts).sum() / counts.sum()) / (len(parts) - 1)
+    return float(np.sqrt(max(between - within, 0.0) / size))

@@ -225,6 +225,11 @@ class Study:
         return pd.concat([self.frame, pd.concat(rows).drop_duplicates(once)], ignore_index=True)
 
     @property
+    def folds(self) -> dict[str, int]:
+        """Fold by name of the run, of the runs of a cross-validation."""
+        return {run.name: int(run.adapt.get("fold", 0)) for run in self.runs if run.adapt}
+
+    @property
     def slices(self) -> dict[str, NDArray[np.uint8]]:
         """Test slices by scan, from whichever run has them."""
         pooled: dict[str, NDArray[np.uint8]] = {}

@@ -551,6 +551,43 @@ def seeds_table(by_seed: pd.DataFrame, summary: pd.DataFrame, notes: Sequence[st
     )
 
 
+def variance_table(parts: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
+    """What the mean error varies with, people, seeds and folds apart.
+
+    Args:
+        parts: Result of `statistics.variance_parts`.
+        notes: Sentences that go first under the table.
+    """
+    columns = (
+        *("sd_people_mm", "sd_seeds_mm", "sd_folds_mm", "sd_rest_mm"),
+        *("se_people_mm", "se_seeds_mm"),
+    )
+    rows = [
+        (
+            *(str(record["model"]), str(record["group"])),
+            *(str(record[key]) for key in ("people", "seeds", "folds")),
+            *(DASH if pd.isna(record[key]) else fixed(record[key], 3) for key in columns),
+        )
+        for record in parts.to_dict("records")
+    ]
+    return Table(
+        name="variance",
+        title="What the mean error varies with",
+        header=(
+            *("Model", "Group", "people", "seeds", "folds", "SD people", "SD seeds", "SD folds"),
+            *("SD rest", "SE by people", "SE by seeds"),
+        ),
+        rows=tuple(rows),
+        notes=(
+            *notes,
+            "In mm, by analysis of variance on each person's mean error.",
+            "SD folds: beyond what their people explain. SD rest: what a training changes in some.",
+            "SE: of the mean error, as far as other people, and other trainings, would change it.",
+        ),
+        breaks=breaks(row[0] for row in rows),
+    )
+
+
 def _by(frame: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     """Groups by two text columns: the first as it comes, groups in the paper's order."""
     firsts = dict.fromkeys(frame[keys[0]])

@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from landmarking.config import RUN_DIR, settings
 from landmarking.data.datamodule import LandmarkDataModule
-from landmarking.data.splits import write_split
+from landmarking.data.splits import write_split, write_split_table
 from landmarking.errors import ConfigError
 from landmarking.evaluation.predictions import RunIdentity
 from landmarking.files import file_lock, not_written
@@ -212,6 +212,10 @@ class _Run:
     def _train_and_predict(self, *, resume: bool) -> None:
         started = time.monotonic()
         write_split(self.folder.split, self.data.split)
+        cohort, chosen = self.data.cohort, self.data.cohort.indices(self.data.test_groups)
+        tested = {cohort.records[index].participant_id for index in chosen}
+        fold = self.config.adapt.fold if self.config.adapt.group else None
+        write_split_table(self.folder.split_table, self.data.split, tested, fold)
         module, metrics, stopped = _fit(self.config, self.data, self.folder, resume=resume)
         wall = round(time.monotonic() - started, 1)
         self.folder.note(training_wall_s=wall, resumed=resume, metrics=metrics, stopped=stopped)

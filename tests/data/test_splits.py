@@ -17,10 +17,12 @@ from landmarking.data.splits import (
     named,
     people_learnt_from,
     read_split,
+    read_split_table,
     refuse_overlap,
     split_by_person,
     split_units,
     write_split,
+    write_split_table,
 )
 from landmarking.errors import CohortError, ConfigError
 from landmarking.landmarks import landmark_set
@@ -70,6 +72,53 @@ def test_a_file_that_is_no_split_is_refused(tmp_path, text):
         path.write_text(text)
     with pytest.raises(CohortError, match=r"split\.json"):
         read_split(path)
+
+
+# The same as a table that other tools write and read.
+
+
+def test_a_table_gives_the_split_back(tmp_path):
+    split = split_by_person([f"sub-{n}" for n in range(10)], fraction=0.3, seed=1)
+    path = tmp_path / "split.tsv"
+    write_split_table(path, split, {"sub-x", "sub-y"}, 2)
+    assert path.read_text().splitlines()[0] == "participant_id\tset\tfold"
+    table = read_split_table(path)
+    again = table.split([*split.train, *split.validation, split.train[0]])
+    assert (again.train, again.validation) == (split.train, split.validation)
+    assert table.folds == {"sub-x": 2, "sub-y": 2}
+    assert table.sets["sub-x"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("a\ttrain\nb\ttrain\n", "leaves nobody to validate by"),
+        ("a\tvalidation\nb\tvalidation\n", "leaves nobody to train on"),
+        ("a\ttrain\n", "has no set for b of the training groups"),
+        ("a\ttrain\nb\ttest\n", "calls b of the training groups test"),
+        ("a\ttrain\na\tvalidation\n", "a comes twice"),
+        ("a\tlearn\nb\ttrain\n", "a has set 'learn'"),
+        ("a\tn/a\nb\t\n", "neither a column set nor a column fold"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path, rows, says):
+    path = tmp_path / "mine.tsv"
+    path.write_text(f"participant_id\tset\n{rows}")
+    with pytest.raises(CohortError, match=says):
+        read_split_table(path).split(["a", "b"])
+
+
+def test_folds_of_a_table_take_the_place_of_the_draw(tmp_path):
+    path = tmp_path / "folds.tsv"
+    path.write_text("participant_id\tfold\na\t1\nb\t0\nc\t1\nd\t0\n")
+    table = read_split_table(path)
+    config = AdaptConfig("HS", None, fold=1, folds=2)
+    learnt, tested = choose_people(["a", "b", "c", "d"], config, table)
+    assert (sorted(learnt), sorted(tested)) == (["b", "d"], ["a", "c"])
+    with pytest.raises(CohortError, match="has no fold for e"):
+        choose_people(["a", "b", "e"], config, table)
+    with pytest.raises(CohortError, match="has the folds 0, 1, and folds=3"):
+        choose_people(["a", "b"], AdaptConfig("HS", None, fold=1, folds=3), table)
 
 
 def test_somebody_on_both_sides_is_refused(tmp_path):

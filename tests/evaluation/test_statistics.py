@@ -23,6 +23,7 @@ from landmarking.evaluation.statistics import (
     summarise,
     table_1,
     unpaired_test,
+    variance_parts,
     with_no_skill,
 )
 from landmarking.evaluation.study import load_study
@@ -470,3 +471,64 @@ def test_failed_scans_lower_every_rate_and_touch_no_mean():
     for name in (name for name in both if name.startswith(("sdr_", "hits_"))):
         assert both[name] == pytest.approx(as_if_far[name]), name
     assert both["sdr_5mm_percent"] == pytest.approx(clean["sdr_5mm_percent"] * 96 / 112)
+
+
+def simulated_errors(rng, *, people, seeds, sd_people, sd_seeds, sd_folds, sd_rest, folds=1):
+    """Errors of a cross-validation with known parts; fold of a run by its name."""
+    person, seed = rng.normal(0, sd_people, people), rng.normal(0, sd_seeds, seeds)
+    fold = rng.normal(0, sd_folds, folds)
+    rows = [
+        {
+            "model": "ML",
+            "group": "HS",
+            "run": f"fold{p % folds}",
+            "participant_id": f"p{p}",
+            "seed": s,
+            "landmark": "AC",
+            "error_mm": 10 + person[p] + seed[s] + fold[p % folds] + rng.normal(0, sd_rest),
+        }
+        for p in range(people)
+        for s in range(seeds)
+    ]
+    return pd.DataFrame(rows), {f"fold{number}": number for number in range(folds)}
+
+
+def test_people_seeds_and_folds_are_told_apart():
+    """Means over many simulated studies come to the variances that were put in."""
+    rng = np.random.default_rng(0)
+    truth = {"sd_people": 0.5, "sd_seeds": 0.2, "sd_folds": 0.0, "sd_rest": 0.3}
+    found = [
+        variance_parts(*simulated_errors(rng, people=40, seeds=4, folds=5, **truth)).iloc[0]
+        for _ in range(150)
+    ]
+    for name, value in (("sd_people", 0.5), ("sd_seeds", 0.2), ("sd_rest", 0.3)):
+        mean = np.mean([row[f"{name}_mm"] ** 2 for row in found])
+        assert mean == pytest.approx(value**2, rel=0.15), name
+    # People alone make folds differ: nothing is left for the folds, but chance.
+    assert np.mean([row["sd_folds_mm"] ** 2 for row in found]) < 0.015
+    one = found[0]
+    assert (one["people"], one["seeds"], one["folds"]) == (40, 4, 5)
+    assert one["se_people_mm"] == pytest.approx(one["sd_people_mm"] / math.sqrt(40))
+    assert one["se_seeds_mm"] == pytest.approx(one["sd_seeds_mm"] / 2)
+
+
+def test_folds_that_differ_are_seen_beyond_their_people():
+    rng = np.random.default_rng(1)
+    truth = {"sd_people": 0.2, "sd_seeds": 0.0, "sd_folds": 0.6, "sd_rest": 0.05}
+    found = [
+        variance_parts(*simulated_errors(rng, people=60, seeds=1, folds=6, **truth)).iloc[0]
+        for _ in range(200)
+    ]
+    assert np.mean([row["sd_folds_mm"] ** 2 for row in found]) == pytest.approx(0.36, rel=0.15)
+    assert math.isnan(found[0]["sd_seeds_mm"])
+    assert math.isnan(found[0]["se_seeds_mm"])
+
+
+def test_variance_needs_more_than_one_of_a_kind_and_everybody_with_every_seed():
+    rng = np.random.default_rng(2)
+    truth = {"sd_people": 0.2, "sd_seeds": 0.1, "sd_folds": 0.0, "sd_rest": 0.1}
+    frame, _ = simulated_errors(rng, people=10, seeds=1, **truth)
+    assert variance_parts(frame, {}).empty
+    frame, folds = simulated_errors(rng, people=10, seeds=3, **truth)
+    frame = frame[~((frame["participant_id"] == "p3") & (frame["seed"] == 1))]
+    assert variance_parts(frame, folds).iloc[0]["people"] == 9

@@ -3,12 +3,15 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from landmarking.evaluation.predictions import percent_half_up
 from landmarking.evaluation.statistics import table_1
 from landmarking.evaluation.study import load_study
 from landmarking.evaluation.tables import (
+    DASH,
     ODD_CELL,
     SIMULATED_NOTE,
     TABLE_1,
@@ -24,6 +27,7 @@ from landmarking.evaluation.tables import (
     to_latex,
     to_markdown,
     truncated_percent,
+    variance_table,
 )
 
 # The paper's printed figures, taken apart: counts, truncation, and the one odd cell.
@@ -165,3 +169,18 @@ def test_a_model_that_the_paper_does_not_have_gets_none_of_its_rows(make_study):
     only = frame[frame["model"] == "ML"].assign(model="heatmap", run="heatmap-seed0")
     table = paper_table(table_1(only))
     assert "the paper" not in {row[2] for row in table.rows}
+
+
+def test_the_table_of_variances_has_a_dash_where_there_is_one_of_a_kind():
+    parts = pd.DataFrame(
+        [
+            {
+                "model": "ML", "group": "HS", "people": 24, "seeds": 1, "folds": 3, "mean_mm": 1.0,
+                "sd_people_mm": 0.5, "sd_seeds_mm": np.nan, "sd_folds_mm": 0.0,
+                "sd_rest_mm": np.nan, "se_people_mm": 0.1021, "se_seeds_mm": np.nan,
+            }
+        ]
+    )  # fmt: skip
+    (row,) = variance_table(parts, ["simulated"]).rows
+    assert row == ("ML", "HS", "24", "1", "3", "0.500", DASH, "0.000", DASH, "0.102", DASH)
+    assert variance_table(parts, ["simulated"]).notes[0] == "simulated"
