@@ -307,7 +307,7 @@ def _limits(config: Mapping[str, Any]) -> Any:
     stopping = {
         name: node
         for name, node in (config.get("callbacks") or {}).items()
-        if "Stopping" in str(node.get("_target_", ""))
+        if any(word in str(node.get("_target_", "")) for word in ("Stopping", "Pruning"))
     }
     return {name: trainer.get(name) for name in LIMITS}, stopping
 

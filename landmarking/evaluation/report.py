@@ -66,6 +66,7 @@ from landmarking.evaluation.tables import (
     DASH,
     SIMULATED_NOTE,
     Table,
+    fixed,
     latex_document,
     to_console,
     to_latex,
@@ -117,6 +118,7 @@ def render_page(study: Study, shown: Sequence[Table], pictures: Sequence[Picture
         worst=worst_cases(study),
         shared=shared_facts([flat(run.provenance) for run in study.runs]),
         packages=package_versions(study.runs),
+        settings=differing_settings(study.runs),
         differing=differing_facts(study.runs),
         configs=configurations(study.runs),
     )
@@ -161,14 +163,18 @@ def cohort_facts(study: Study) -> list[dict[str, Any]]:
 
 def run_rows(runs: Iterable[Run]) -> Table:
     """What was run, one row a run."""
-    header = ("Run", "Model", "Experiment", "Landmarks", "seed", "epochs", "validation (px)")
+    header = (
+        *("Run", "Model", "Experiment", "Landmarks", "seed", "epochs", "validation (px)"),
+        "error (mm)",
+    )
     rows = []
     for run in sorted(runs, key=lambda run: (model_order([run.model]), run.model, run.name)):
         first = run.predictions.iloc[0]
         epochs, loss = _last_epoch(run)
         names = ", ".join(run.landmarks)
         cells = (run.name, run.model, str(first["experiment"]), names, str(first["seed"]))
-        rows.append((*cells, epochs, loss))
+        error = run.predictions["error_mm"].mean()
+        rows.append((*cells, epochs, loss, DASH if pd.isna(error) else fixed(error)))
     return Table("runs", "What was run", header, tuple(rows), text_columns=4)
 
 
@@ -233,6 +239,43 @@ def differing_facts(runs: Sequence[Run]) -> Table | None:
     )
     title = "Provenance that differs between runs"
     return Table("provenance", title, ("Run", *keys), rows, text_columns=1 + len(keys))
+
+
+OF_PLACE = ("outputs", "run_dir", "run", "landmark", "overwrite", "threads", "workers")
+
+MOST_SETTINGS = 12
+"""Settings beside one another; `landmarking runs export` has all."""
+
+
+def differing_settings(runs: Sequence[Run]) -> Table | None:
+    """Settings in which runs differ beside what came out, to be sorted; None where they agree."""
+    every = [
+        {
+            key: value
+            for key, value in flat(run.config).items()
+            if key not in OF_PLACE and str(run.config.get("run_dir") or run.folder) not in value
+        }
+        for run in runs
+    ]
+    agreed = shared_facts(every)
+    keys = list(dict.fromkeys(key for each in every for key in each if key not in agreed))
+    if not keys:
+        return None
+    rows = []
+    for run, each in zip(runs, every, strict=True):
+        error = run.predictions["error_mm"].mean()
+        came = (_last_epoch(run)[1], DASH if pd.isna(error) else fixed(error))
+        rows.append((run.name, *(each.get(key, DASH) for key in keys[:MOST_SETTINGS]), *came))
+    left = len(keys) - MOST_SETTINGS
+    notes = (f"{left} more settings differ: landmarking runs export DIR.",) if left > 0 else ()
+    return Table(
+        name="settings",
+        title="Settings in which the runs differ, beside what came out",
+        header=("Run", *keys[:MOST_SETTINGS], "validation (px)", "error (mm)"),
+        rows=tuple(rows),
+        notes=notes,
+        text_columns=1,
+    )
 
 
 def package_versions(runs: Iterable[Run]) -> dict[str, str]:
@@ -389,6 +432,9 @@ def write_report(study: Study, folder: Path, config: ReportConfig) -> str:
     shown = format_tables(study, results, counted=config.failures == "misses")
     remove_leftovers(folder)
     unrounded = vars(results) | {"table1": tables.with_published(results.table1)}
+    if study.folds:
+        # Everybody of a cross-validation, each predicted by runs that have not seen them.
+        unrounded["out_of_fold_predictions"] = study.frame[study.frame["run"].isin(study.folds)]
     write_tables(folder / "tables", shown, unrounded)
     with house_style():
         pictures = [
@@ -416,11 +462,21 @@ def compute_results(study: Study, config: ReportConfig) -> Results:
     )
 
 
+CHOSEN = "optimization_results.yaml"
+"""What a sweeper that optimises leaves beside its runs."""
+
+CHOSEN_NOTE = (
+    "Settings were chosen among these runs by validation error: the best of many is better than it "
+    "will be again; train the winner with another split_seed before its figures are quoted."
+)
+
+
 def study_notes(study: Study) -> list[str]:
     """What must stand under every table: simulated or not, and what was mixed."""
     notes = [SIMULATED_NOTE] if study.simulated else []
     code = different_code(study.runs)
     notes += [code] if code else []
+    notes += [CHOSEN_NOTE] if (study.folder / CHOSEN).exists() else []
     return notes + [f"Mixed on request: {warning}." for warning in study.warnings]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
@@ -230,6 +231,70 @@ def write_history(path: Path, rows: list[dict[str, float]]) -> None:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
+
+
+class MedianPruning(Callback):
+    """Stops a run of a sweep whose best validation error is above the median of the others.
+
+    The median rule of Optuna's MedianPruner (Golovin et al. 2017, Google Vizier, section 3.2.1):
+    the others count with their error at the same epoch, read from their history.csv, whatever
+    sweeper or launcher started them.
+    """
+
+    def __init__(
+        self, folder: str | Path, run: str, least_runs: int = 5, warmup_epochs: int = 10
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            folder: Where the runs of the sweep lie.
+            run: Name of this one's folder.
+            least_runs: No run is stopped before so many others have come as far.
+            warmup_epochs: No run is stopped before so many epochs.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        self.folder, self.run = Path(folder), run
+        self.least_runs = _epochs_between("callbacks.pruning", least_runs)
+        self.warmup_epochs = _epochs_between("callbacks.pruning", warmup_epochs, least=0)
+        self.best = float("inf")
+        self.pruned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best error so far, plain values."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.best = float(state_dict["best"])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare with the others as they were at this epoch."""
+        error = trainer.callback_metrics.get("val/error_mm")
+        if trainer.sanity_checking or error is None:
+            return
+        self.best = min(self.best, float(error))
+        epoch = trainer.current_epoch
+        others = self._others(epoch) if epoch >= self.warmup_epochs else []
+        worse = len(others) >= self.least_runs and self.best > float(np.median(others))
+        self.pruned = trainer.strategy.reduce_boolean_decision(worse, all=False)
+        trainer.should_stop = trainer.should_stop or self.pruned
+
+    def _others(self, epoch: int) -> list[float]:
+        """Validation errors of other runs at an epoch, or the last before it."""
+        found = []
+        for path in sorted(self.folder.glob("*/history.csv")):
+            if path.parent.name == self.run:
+                continue
+            try:
+                table = pd.read_csv(path, usecols=["epoch", "validation_error_mm"])
+            except (OSError, ValueError):
+                continue  # of another version, or just being made
+            known = table[table["epoch"] <= epoch]["validation_error_mm"].dropna()
+            if len(known) and table["epoch"].max() >= epoch:
+                found.append(float(known.iloc[-1]))
+        return found
 
 
 class RunCheckpoint(Checkpoint):

@@ -40,6 +40,9 @@ class TypedWins(Callback):
         params = dict(given)
         if config.get("folds") and config.get("fold") is None:
             params.setdefault("fold", ",".join(str(fold) for fold in range(config.folds)))
+        if OmegaConf.select(config, "hydra.sweeper.storage"):
+            # SQLite makes a file, and no folder for it.
+            Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in params.items() if key not in keys}
         if kept != dict(given):
             with read_write(config):
@@ -57,8 +60,16 @@ class BestFound(Callback):
             return
         found = OmegaConf.load(path)
         settings = ", ".join(f"{key}={value}" for key, value in found.best_params.items())
+        typed = [str(each) for each in config.hydra.overrides.task]
+        kept = [each for each in typed if not each.startswith(("study=", "split_seed=", "hparams"))]
+        again = " ".join([*kept, *(f"{key}={value}" for key, value in found.best_params.items())])
         value = float(found.best_value)
-        sys.stdout.write(f"best {config.objective}: {value:.3f} with {settings}; {path}\n")
+        sys.stdout.write(
+            f"best {config.objective}: {value:.3f} with {settings}; {path}\n"
+            "the best of many is better than it will be again; what it is worth on people whom no "
+            f"run has been chosen by:\n  landmarking train {again} "
+            f"split_seed={int(config.split_seed) + 1} study={config.study}-winner\n"
+        )
 
 
 # A sweep on a SLURM cluster never waits for a task that is gone.

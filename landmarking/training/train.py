@@ -384,6 +384,8 @@ def _stopped(trainer: pl.Trainer) -> str:
     early = trainer.early_stopping_callbacks
     if any(getattr(callback, "stopped_epoch", 0) for callback in early):
         reason, way = "early stopping", "leave early_stopping out"
+    elif any(getattr(callback, "pruned", False) for callback in getattr(trainer, "callbacks", ())):
+        reason, way = "pruning", "leave pruning out"
     elif 0 <= trainer.max_steps <= trainer.global_step:
         reason, way = f"trainer.max_steps={trainer.max_steps}", "raise trainer.max_steps"
     else:

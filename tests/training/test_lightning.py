@@ -229,6 +229,42 @@ def test_early_stopping_stops_says_so_and_is_gone_on_with(training_values, make_
     assert frames[0][columns].equals(frames[1][columns]), "as if it had never been stopped"
 
 
+def history_of(folder, errors):
+    folder.mkdir(parents=True)
+    rows = "".join(f"{epoch},{error}\n" for epoch, error in enumerate(errors))
+    (folder / "history.csv").write_text("epoch,validation_error_mm\n" + rows)
+
+
+@pytest.mark.parametrize(
+    ("others", "epochs"),
+    [
+        ([[0.0] * 9] * 3, 3),  # everybody else is better: stopped once the warm-up is over
+        ([[0.0] * 9, [99.0] * 9, [99.0] * 9], 6),  # better than the median
+        ([[0.0] * 9] * 2, 6),  # too few to compare with
+        ([[0.0] * 2] * 3, 6),  # nobody has come as far
+    ],
+)
+def test_a_run_above_the_median_of_its_sweep_is_pruned(
+    training_values, make_cohort, others, epochs
+):
+    study = Path(training_values["outputs"]) / "study"
+    for number, errors in enumerate(others):
+        history_of(study / f"other-{number}", errors)
+    pruning = {
+        "_target_": "landmarking.training.callbacks.MedianPruning",
+        "folder": str(study),
+        "run": "ml-seed0",
+        "least_runs": 3,
+        "warmup_epochs": 2,
+    }
+    result = run(
+        training_values, make_cohort(), limits={"max_epochs": 6}, callbacks={"pruning": pruning}
+    )
+    ended = result.stopped
+    assert ("stopped by pruning after 3 of 6 epochs" in ended) == (epochs == 3), ended
+    assert bool(ended) == (epochs == 3)
+
+
 @pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_time": {"milliseconds": 1}}])
 def test_a_limit_that_ends_a_run_early_is_said_and_can_be_raised(
     training_values, make_cohort, limit
@@ -382,7 +418,9 @@ def test_every_logger_file_logs(training_values, make_cohort, names, monkeypatch
         assert "val/error_mm" in text
 
 
-@pytest.mark.parametrize("name", ["default", "early_stopping", "best", "lr_monitor", "tqdm"])
+@pytest.mark.parametrize(
+    "name", ["default", "early_stopping", "best", "lr_monitor", "pruning", "tqdm"]
+)
 def test_every_callback_file_runs(training_values, make_cohort, name):
     folder = Path(training_values["outputs"]) / "study" / "ml-seed0"
     nodes = node("callbacks", name, folder)
