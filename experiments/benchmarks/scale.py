@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from arguments import main, read_arguments
+from landmarking.config import PROJECT
 from landmarking.errors import ConfigError
 from landmarking.landmarks import landmark_set
 from landmarking.preparation.cache import STAGES, Entry, StageCache, stage_key
@@ -32,11 +35,14 @@ class ScaleBenchmark:
         scans: Scans of the cohort.
         looked_at: Entries of the cache that are read, of which the time of all is reckoned.
         folder: Where everything is made and removed again; empty takes the system's own.
+        growth: Numbers of scans that are really prepared, one phantom head over and over, to see
+            what a scan costs as the cohort grows; with it the rest is left out.
     """
 
     scans: int = 100_000
     looked_at: int = 2_000
     folder: str = ""
+    growth: list[int] = field(default_factory=list)
 
 
 def run(arguments: list[str]) -> str:
@@ -53,6 +59,8 @@ def run(arguments: list[str]) -> str:
     """
     chosen = read_arguments(ScaleBenchmark, arguments)
     parent = chosen.folder or tempfile.gettempdir()
+    if chosen.growth:
+        return measure_growth(Path(parent), chosen.growth)
     needed = chosen.scans * 3 * _PIXELS * _PIXELS * 4 + _KEPT_FREE
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -64,6 +72,77 @@ def run(arguments: list[str]) -> str:
         rows = [*measure_cache(Path(folder), chosen), *measure_index(Path(folder), chosen.scans)]
     lines = [f"{chosen.scans} scans", "", "| what | figure |", "|---|---|"]
     return "\n".join([*lines, *(f"| {what} | {figure} |" for what, figure in rows)])
+
+
+def measure_growth(parent: Path, counts: Sequence[int]) -> str:
+    """Prepare 1, 10, 100, ... scans, each cohort from nothing, in one process.
+
+    Args:
+        parent: Where everything is made and removed again.
+        counts: Numbers of scans.
+
+    Returns:
+        A table in Markdown: seconds, memory and bytes, by scan.
+    """
+    head = "| scans | seconds a scan | memory, MiB | cache, kB a scan | prepared, kB a scan |"
+    lines = [head, "|---|---|---|---|---|"]
+    with tempfile.TemporaryDirectory(prefix="landmarking-", dir=parent) as place:
+        one = _one_head(Path(place) / "head")
+        for count in counts:
+            folder = Path(place) / str(count)
+            _same_head(folder / "tree", one, count)
+            wall, mib = _prepared_alone(folder)
+            size = {name: _bytes(folder / "outputs" / name) for name in ("cache", "prepared")}
+            lines.append(
+                f"| {count} | {wall / count:.2f} | {mib:.0f} | {size['cache'] / count / 1e3:.0f} | "
+                f"{size['prepared'] / count / 1e3:.0f} |"
+            )
+            shutil.rmtree(folder)
+    return "\n".join(lines)
+
+
+def _one_head(root: Path) -> Path:
+    """A phantom head of the demo's kind, unpacked."""
+    preset = {"train": 1, "healthy": 1, "down_syndrome": 1}
+    words = [f"cohort.preset.{key}={value}" for key, value in preset.items()]
+    words += ["cohort=phantom", "cohort/preset=demo", f"cohort.root={root}", "workers=1"]
+    _prepare([*words, f"outputs={root}-outputs", "check_only=true"])
+    return next(path for path in sorted(root.rglob("*_T1w.nii.gz")))
+
+
+def _same_head(tree: Path, head: Path, count: int) -> None:
+    """A BIDS tree of one head, every file with another byte behind its end: another digest."""
+    rows = ["participant_id\tgroup"]
+    content = head.read_bytes()
+    for number in range(count):
+        name = f"sub-{number:05d}"
+        path = tree / name / "anat" / f"{name}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content + f"\n{number}".encode())
+        rows.append(f"{name}\t{'train' if number % 2 else 'HS'}")
+    (tree / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _prepare(words: list[str]) -> tuple[float, float]:
+    """Seconds on the clock and most memory in MiB of one call of prepare.py."""
+    command = [sys.executable, str(PROJECT / "experiments" / "prepare.py"), *words]
+    started = time.perf_counter()
+    process = subprocess.Popen(  # noqa: S603 - our own script
+        [*command, "progress=false"], stdout=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise ConfigError(f"{' '.join(words)}: preparing failed, see its message; run it by hand")
+    return time.perf_counter() - started, used.ru_maxrss / 1024.0
+
+
+def _prepared_alone(folder: Path) -> tuple[float, float]:
+    words = ["cohort=bids", f"cohort.root={folder / 'tree'}", f"outputs={folder / 'outputs'}"]
+    return _prepare([*words, "workers=1"])
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def measure_cache(folder: Path, chosen: ScaleBenchmark) -> list[tuple[str, str]]:
