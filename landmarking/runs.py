@@ -510,9 +510,13 @@ def _table_of(path: Path) -> tuple[str, dict[str, float]]:
 
 def _last_row(path: Path) -> tuple[int, float | None]:
     """Epochs and the last validation error of history.csv."""
-    rows = list(csv.DictReader(io.StringIO(_read(path))))
-    known = [row["validation_error_mm"] for row in rows if row.get("validation_error_mm")]
-    return len(rows), float(known[-1]) if known else None
+    head, *lines = _read(path).splitlines() or [""]
+    column = head.split(",").index("validation_error_mm") if "validation_error_mm" in head else -1
+    # Numbers alone stand in it, so that a comma parts columns; the last rows are at the end.
+    cells = (line.split(",") for line in reversed(lines))
+    known = (row[column] for row in cells if 0 <= column < len(row) and row[column])
+    last = next(known, None)
+    return len(lines), None if last is None else float(last)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, tuple[int, float]]]:

@@ -37,12 +37,14 @@ class ScaleBenchmark:
         folder: Where everything is made and removed again; empty takes the system's own.
         growth: Numbers of scans that are really prepared, one phantom head over and over, to see
             what a scan costs as the cohort grows; with it the rest is left out.
+        runs: Folders of runs to list, likewise.
     """
 
     scans: int = 100_000
     looked_at: int = 2_000
     folder: str = ""
     growth: list[int] = field(default_factory=list)
+    runs: int = 0
 
 
 def run(arguments: list[str]) -> str:
@@ -59,6 +61,8 @@ def run(arguments: list[str]) -> str:
     """
     chosen = read_arguments(ScaleBenchmark, arguments)
     parent = chosen.folder or tempfile.gettempdir()
+    if chosen.runs:
+        return measure_runs(Path(parent), chosen.runs)
     if chosen.growth:
         return measure_growth(Path(parent), chosen.growth)
     needed = chosen.scans * 3 * _PIXELS * _PIXELS * 4 + _KEPT_FREE
@@ -72,6 +76,38 @@ def run(arguments: list[str]) -> str:
         rows = [*measure_cache(Path(folder), chosen), *measure_index(Path(folder), chosen.scans)]
     lines = [f"{chosen.scans} scans", "", "| what | figure |", "|---|---|"]
     return "\n".join([*lines, *(f"| {what} | {figure} |" for what, figure in rows)])
+
+
+def measure_runs(parent: Path, count: int) -> str:
+    """List many runs, each with 192 predictions and 300 epochs, by the command.
+
+    Args:
+        parent: Where they are made and removed again.
+        count: How many.
+
+    Returns:
+        One line.
+    """
+    config = "".join(f"key{n}: {n}\n" for n in range(150)) + "study: a\nseed: 0\n"
+    table = "model,group,error_mm\n" + "ML,HS,1.5\n" * 192
+    history = "epoch,validation_error_mm\n" + "".join(f"{n},1.25\n" for n in range(300))
+    files = {"config.yaml": config, "provenance.json": "{}", "predictions.csv": table}
+    with tempfile.TemporaryDirectory(prefix="landmarking-", dir=parent) as place:
+        for number in range(count):
+            folder = Path(place) / f"study{number // 100}" / f"run{number}"
+            folder.mkdir(parents=True)
+            for name, text in (files | {"history.csv": history}).items():
+                (folder / name).write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "landmarking.cli", "runs", "list", place]
+        _, seconds = _timed_wall(
+            lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+        )
+    return f"{count} runs listed in {seconds:.2f} s by the clock, the command's start included"
+
+
+def _timed_wall(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
 
 
 def measure_growth(parent: Path, counts: Sequence[int]) -> str:
