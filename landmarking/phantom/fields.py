@@ -248,6 +248,18 @@ class Layout:
             if len(box) == 3:
                 yield box[0], box[1], box[2]
 
+    def at(self, voxels: Array) -> SlowFields:
+        """All fields at voxel indices of shape (N, 3), which need not be whole, shape (N,) each."""
+        where = np.asarray(voxels, dtype=np.float64).T / 2.0
+        return SlowFields(
+            *(
+                ndimage.map_coordinates(
+                    getattr(self.fields, one.name), where, order=1, mode="nearest"
+                )
+                for one in fields(SlowFields)
+            )
+        )
+
     def block(self, box: Box) -> SlowFields:
         """All fields at every voxel of a box whose first voxels have even numbers, shape (N,)."""
         near = tuple(slice(cut.start // 2, cut.stop // 2 + 1) for cut in box)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from landmarking.geometry import Array
 from landmarking.phantom.anatomy import Atlas, Float32, Tissue
 from landmarking.phantom.deform import VoxelMap
-from landmarking.phantom.fields import SlowFields, Texture, head_layout, texture
+from landmarking.phantom.fields import Layout, SlowFields, Texture, head_layout, texture
 from landmarking.phantom.shape import Age
 
 _INNERMOST_MM, _DEPTH_MM = -1.5, 1.0 / 32.0
@@ -85,17 +85,7 @@ def paint(
     Returns:
         Intensities, white matter near 1, shape (I, J, K); tissue shares, (3, I, J, K).
     """
-    layout = head_layout(atlas, warp, body, settings.skull_mm, settings.scalp_mm)
-    brush = _brush(settings, atlas, age, layout.shells, body, visit)
-    image = np.zeros(warp.shape, dtype=np.float32)
-    tissues = np.zeros((3, *warp.shape), dtype=np.uint8)
-    for box in layout.blocks():
-        points = warp.grid(box=box)
-        size = points.shape[1:]
-        colours, shares = _block(brush, points.reshape(3, -1), layout.block(box))
-        image[box] = colours.reshape(size)
-        tissues[:, *box] = shares.reshape(3, *size)
-    return image, tissues
+    return Painter.of(settings, atlas, warp, age, body, visit).volume()
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +127,60 @@ def _brush(
     vault = _vault(palette, depth, shells)
     vault[[0, -1]] = 0.0
     return _Brush(settings, atlas, palette, age, shells, vault, grain, (way, width))
+
+
+@dataclass(frozen=True, eq=False)
+class Painter:
+    """One head, ready to be painted: all of its voxels, or any points, such as those of a plane.
+
+    Attributes:
+        warp: Voxels to template.
+        layout: Where its layers lie.
+        brush: What is the same in all of it.
+    """
+
+    warp: VoxelMap
+    layout: Layout
+    brush: _Brush
+
+    @classmethod
+    def of(
+        cls,
+        settings: PaintSettings,
+        atlas: Atlas,
+        warp: VoxelMap,
+        age: Age,
+        body: np.random.Generator,
+        visit: np.random.Generator,
+    ) -> Painter:
+        """Draw what is drawn once a head; arguments as of `paint`."""
+        layout = head_layout(atlas, warp, body, settings.skull_mm, settings.scalp_mm)
+        return cls(warp, layout, _brush(settings, atlas, age, layout.shells, body, visit))
+
+    def volume(self) -> tuple[Float32, NDArray[np.uint8]]:
+        """Intensities of all voxels, shape (I, J, K), and tissue shares, shape (3, I, J, K)."""
+        image = np.zeros(self.warp.shape, dtype=np.float32)
+        tissues = np.zeros((3, *self.warp.shape), dtype=np.uint8)
+        for box in self.layout.blocks():
+            points = self.warp.grid(box=box)
+            size = points.shape[1:]
+            colours, shares = _block(self.brush, points.reshape(3, -1), self.layout.block(box))
+            image[box] = colours.reshape(size)
+            tissues[:, *box] = shares.reshape(3, *size)
+        return image, tissues
+
+    def at(self, voxels: Array) -> tuple[Float32, NDArray[np.uint8]]:
+        """The same head at any points, without a volume.
+
+        Args:
+            voxels: Voxel indices, which need not be whole, shape (N, 3); those of a plane make the
+                slice that would be cut from the volume, sharper by one interpolation.
+
+        Returns:
+            Intensities, shape (N,), and tissue shares, shape (3, N).
+        """
+        points = np.asarray(self.warp.at(voxels).T, dtype=np.float32)
+        return _block(self.brush, np.ascontiguousarray(points), self.layout.at(voxels))
 
 
 def _block(brush: _Brush, points: Float32, rough: SlowFields) -> tuple[Float32, NDArray[np.uint8]]:
