@@ -55,7 +55,8 @@ def cut_from_volume(painter, plane, step):
 def test_a_layer_of_voxels_is_painted_as_in_the_volume(painted):
     painter, image, tissues, _ = painted
     middle = image.shape[0] // 2 // 2 * 2
-    layer = np.moveaxis(np.indices((1, *image.shape[1:])), 0, -1).reshape(-1, 3) + [middle, 0, 0]
+    layer = np.moveaxis(np.indices((1, *image.shape[1:])), 0, -1).reshape(-1, 3)
+    layer = layer + np.array([middle, 0, 0])
     found, shares = painter.at(layer)
     assert np.abs(found.reshape(image[middle].shape) - image[middle]).max() < 0.02
     apart = np.abs(shares.reshape(3, *image[middle].shape).astype(int) - tissues[:, middle])
