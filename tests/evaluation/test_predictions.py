@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from landmarking.errors import LandmarkError, PredictionsError
 from landmarking.evaluation.predictions import (
     COLUMNS,
+    SDR_THRESHOLDS_MM,
     check_predictions,
     mean_sd,
     percent_half_up,
@@ -275,3 +276,8 @@ def test_an_error_of_the_mean_position_may_be_off_by_a_hundredth(frame, mm, fits
     else:
         with pytest.raises(PredictionsError, match="mean_error_mm does not follow"):
             check_predictions(edited, "p")
+
+
+def test_two_errors_have_a_deviation_and_the_radii_are_the_papers():
+    assert mean_sd([1.0, 3.0]) == (2.0, pytest.approx(math.sqrt(2.0)))
+    assert SDR_THRESHOLDS_MM == (1.0, 2.0, 3.0, 4.0, 5.0)

@@ -228,6 +228,12 @@ def test_hedges_g_by_hand():
     assert hedges_g(np.array([3.0, 4.0, 5.0]), np.array([1.0, 2.0, 3.0])) == pytest.approx(1.6)
 
 
+def test_hedges_g_has_no_unit():
+    first, second = [1.0, 2.0, 4.0, 7.0], [3.0, 5.0, 6.0, 11.0, 12.0]
+    in_cm = hedges_g(np.array(first) / 10, np.array(second) / 10)
+    assert hedges_g(np.array(first), np.array(second)) == pytest.approx(in_cm)
+
+
 def test_no_difference_gives_p_one_and_a_seed_gives_the_same_again():
     values = np.random.default_rng(0).normal(2, 1, 30)
 
