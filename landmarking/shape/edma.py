@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import pdist
 
-from landmarking.errors import LandmarkError
+from landmarking.errors import ConfigError, LandmarkError
 from landmarking.geometry import Array
 
 
@@ -23,16 +23,21 @@ def distances(points: Array) -> Array:
     return np.array([pdist(person) for person in points])
 
 
-def mean_form(squared: Array, dimensions: int) -> Array:
-    """Distances of the mean form from squared distances of people, shape (M,).
+ESTIMATORS = ("moment", "mean")
 
-    The moment estimator of Lele (1993): what people scatter about the mean form makes their
-    squared distances too long, and their variance says by how much.
+
+def mean_form(squared: Array, dimensions: int, estimator: str = "moment") -> Array:
+    """Distances of the mean form from squared distances of people, shape (M,).
 
     Args:
         squared: Squared distances, shape (N, M).
         dimensions: 2 or 3.
+        estimator: `moment` is Lele's (1993): what people scatter about the mean form makes their
+            squared distances too long, and their variance says by how much. `mean` is the plain
+            mean of the distances, which earlier studies report.
     """
+    if estimator == "mean":
+        return np.asarray(np.sqrt(squared).mean(axis=0))
     mean, spread = squared.mean(axis=0), squared.var(axis=0)
     weight = 1.0 if dimensions == 2 else 1.5
     # Where people scatter more than the distance is long, the estimate has no root.
@@ -69,7 +74,13 @@ class FormDifference:
 
 
 def compare_forms(
-    first: Array, second: Array, names: Sequence[str], *, draws: int = 1_000, seed: int = 0
+    first: Array,
+    second: Array,
+    names: Sequence[str],
+    *,
+    estimator: str = "moment",
+    draws: int = 1_000,
+    seed: int = 0,
 ) -> FormDifference:
     """Compare two groups, the first by the second.
 
@@ -77,12 +88,16 @@ def compare_forms(
         first: Complete configurations, shape (N, L, D).
         second: Shape (M, L, D).
         names: Landmarks.
+        estimator: As for `mean_form`.
         draws: Bootstrap samples, and exchanges.
         seed: Of the draws.
 
     Raises:
+        ConfigError: If there is no such estimator.
         LandmarkError: If a configuration lacks a landmark or a group has fewer than three people.
     """
+    if estimator not in ESTIMATORS:
+        raise ConfigError(f"estimator is one of {', '.join(ESTIMATORS)}, found {estimator!r}")
     for group in (first, second):
         if len(group) < 3 or not np.isfinite(group).all():
             raise LandmarkError(
@@ -94,7 +109,7 @@ def compare_forms(
     a, b = (distances(group) ** 2 for group in (first, second))
 
     def form(squared: Array) -> Array:
-        return mean_form(squared, dimensions)
+        return mean_form(squared, dimensions, estimator)
 
     def drawn(group: Array, size: int) -> Array:
         return form(group[rng.integers(len(group), size=size)])

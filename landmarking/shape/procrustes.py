@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
 from landmarking.errors import ConfigError, LandmarkError
@@ -39,8 +40,8 @@ class Aligned:
     points: Array
     size: Array
     mean: Array
-    people: Array
-    landmarks: Array
+    people: NDArray[np.int64]
+    landmarks: NDArray[np.int64]
     filled: int
 
     @property
@@ -71,7 +72,7 @@ def align(points: Array, *, kind: str = "full", reflect: bool = False, steps: in
     """
     if kind not in KINDS:
         raise ConfigError(f"alignment is one of {', '.join(KINDS)}, found {kind!r}")
-    known = np.isfinite(points).all(axis=2)
+    known = _known(points)
     landmarks = np.flatnonzero(known.mean(axis=0) >= LEAST_KNOWN)
     people = np.flatnonzero(known[:, landmarks].mean(axis=1) >= LEAST_KNOWN)
     if len(people) < 2 or len(landmarks) < points.shape[2] + 1:
@@ -111,9 +112,13 @@ def align_to(
     Returns:
         Aligned configurations, shape (N, L, D), and centroid sizes, shape (N,).
     """
-    there = np.isfinite(points).all(axis=2)
+    there = _known(points)
     fitted = [_fitted(p, w, mean, kind, reflect) for p, w in zip(points, there, strict=True)]
     return np.array([each for each, _ in fitted]), np.array([each for _, each in fitted])
+
+
+def _known(points: Array) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(points).all(axis=2), dtype=bool)
 
 
 def _standard(points: Array, kind: str) -> Array:
@@ -122,7 +127,7 @@ def _standard(points: Array, kind: str) -> Array:
 
 
 def _fitted(
-    points: Array, there: Array, mean: Array, kind: str, reflect: bool
+    points: Array, there: NDArray[np.bool_], mean: Array, kind: str, reflect: bool
 ) -> tuple[Array, float]:
     """One configuration on the mean by least squares, and its centroid size."""
     own, goal = points[there], mean[there]
@@ -175,7 +180,7 @@ def mean_shape_test(
     flat = aligned.tangent
     rng = np.random.default_rng(seed)
 
-    def apart(side: Array) -> float:
+    def apart(side: NDArray[np.bool_]) -> float:
         return float(np.linalg.norm(flat[side].mean(axis=0) - flat[~side].mean(axis=0)))
 
     found = apart(first)
