@@ -24,6 +24,7 @@ SHELLS = {
     "train": "Train one model or a sweep: landmarking train experiment=demo_sl",
     "evaluate": "Predict another cohort with a trained study, and print its errors.",
     "report": "Tables and figures of a study: landmarking report runs=DIR",
+    "framework": "Maps, data-driven landmarks, shape and diagnosis of two groups (Figure 1).",
 }
 """Commands that Hydra composes; each is the script of its name in experiments/."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,24 +134,57 @@ def _spelling(label: str) -> str:
 @cache
 def _afids() -> tuple[Landmark, ...]:
     text = files("landmarking").joinpath("landmarks.json").read_text(encoding="utf-8")
+    return _of_rows(parse_json(text)["landmarks"])
+
+
+def _set_of_file(path: Path) -> LandmarkSet:
+    try:
+        body = parse_json(path.read_text(encoding="utf-8"))
+        found = LandmarkSet(str(body["name"]), _of_rows(body["landmarks"]))
+    except OSError as error:
+        raise LandmarkError(
+            f"{path}: the landmark set cannot be read ({error.strerror}); check the path"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise LandmarkError(
+            f"{path}: is no landmark set (name, and landmarks with name, title, afid, aliases and "
+            "template_mm); docs/landmarks.md has an example"
+        ) from error
+    if not found.landmarks or len(set(found.names)) < len(found):
+        raise LandmarkError(f"{path}: needs landmarks, each with a name of its own; correct it")
+    return found
+
+
+def _of_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[Landmark, ...]:
     return tuple(
         Landmark(
             name=row["name"],
             title=row["title"],
             afid=row["afid"],
             aliases=tuple(row["aliases"]),
-            template_mm=tuple(row["template_mm"]),
+            template_mm=_three(row["template_mm"]),
         )
-        for row in parse_json(text)["landmarks"]
+        for row in rows
     )
 
 
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    x, y, z = map(float, values)
+    return x, y, z
+
+
 def landmark_set(name: str) -> LandmarkSet:
-    """A landmark set by name: `msp8` (the default), `msp10` or `afids32`.
+    """A landmark set by name: `msp8` (the default), `msp10` or `afids32`; or a `.json` file.
+
+    Args:
+        name: Of the set, or path of a file as `landmarking/landmarks.json`, with a `name` of its
+            own.
 
     Raises:
-        LandmarkError: If there is no such set.
+        LandmarkError: If there is no such set, or the file holds none.
     """
+    if name.endswith(".json"):
+        return _set_of_file(Path(name))
     every = LandmarkSet("afids32", _afids())
     if name == every.name:
         return every

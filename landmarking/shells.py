@@ -39,6 +39,7 @@ SCHEMAS = {
     "prepare": "landmarking.preparation.prepare.PrepareConfig",
     "evaluate": "landmarking.training.evaluate.TransferConfig",
     "report": "landmarking.evaluation.report.ReportConfig",
+    "framework": "landmarking.shape.framework.FrameworkConfig",
 }
 """Dataclasses that name every key of a shell; imported when they are needed."""
 

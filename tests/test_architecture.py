@@ -17,9 +17,12 @@ BELOW = {
     "preparation": (BASE, "imaging", "cohort", "phantom"),
     "data": (BASE, "imaging", "cohort", "phantom", "preparation"),
     "evaluation": (BASE, "imaging"),
-    "shape": (BASE, "imaging", "cohort", "evaluation"),
     "models": (BASE, "imaging", "preparation", "data", "evaluation"),
     "prediction": (BASE, "imaging", "cohort", "preparation", "data", "evaluation", "models"),
+    "shape": (
+        *(BASE, "imaging", "cohort", "phantom", "preparation", "evaluation", "models"),
+        "prediction",
+    ),
     "training": (BASE, "imaging", "preparation", "data", "evaluation", "models", "prediction"),
 }
 """What each room may import besides itself."""

@@ -61,7 +61,8 @@ class ProcrustesCoordinates(TransformerMixin, BaseEstimator):  # type: ignore[mi
 
 def _distances(rows: Array, landmarks: int, dimensions: int) -> Array:
     points = np.asarray(rows, float).reshape(len(rows), landmarks, dimensions)
-    return np.log(np.array([pdist(person) for person in points]))
+    found: Array = np.log(np.array([pdist(person) for person in points]))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
