@@ -138,7 +138,7 @@ def classifier(name: str) -> tuple[Any, Mapping[str, Sequence[Any]]]:
     if name == "svm":
         return SVC(kernel="linear", random_state=0), {"C": strengths}
     if name == "forest":
-        return RandomForestClassifier(200, random_state=0, n_jobs=1), {"max_depth": (2, 4)}
+        return RandomForestClassifier(100, random_state=0, n_jobs=1), {"max_depth": (2, 4)}
     raise ConfigError(f"classifiers are {', '.join(CLASSIFIERS)}, found {name!r}")
 
 

@@ -257,8 +257,8 @@ def _classifier_table(results: Results, notes: Sequence[str]) -> Table:
         notes=(
             *notes,
             (
-                "Alignment, scaling and settings are of the training people of each fold alone. 95 % "
-                "CI after DeLong et al. 1988."
+                "Alignment, scaling and settings are of the training people of each fold alone. "
+                "95 % CI after DeLong et al. 1988."
             ),
             (
                 f"Shuffled labels ({len(results.null)} times, shape, logistic, automatic): AUC "
@@ -271,7 +271,7 @@ def _classifier_table(results: Results, notes: Sequence[str]) -> Table:
 
 def four_panels(results: Results) -> Drawing:
     """Figure 1 of the paper on these people: A maps, B landmarks, C network, D shape."""
-    figure = new_figure(6.4, 7.2)
+    figure = new_figure(4.9, 7.2)
     axes = figure.subplot_mosaic([["a1", "a2", "a3"], ["b", "c", "d"]])
     _draw_map(results, [axes["a1"], axes["a2"], axes["a3"]])
     _draw_found(results, axes["b"])
@@ -303,16 +303,18 @@ def _draw_map(results: Results, axes: Sequence[Axes]) -> None:
         axis.imshow(base, cmap="gray", origin="lower", interpolation="bilinear")
         shown = axis.imshow(over, cmap="RdBu_r", origin="lower", vmin=-limit, vmax=limit, alpha=0.8)
         letter = "xyz"[along]
-        mm = grid.affine[along, 3] + grid.affine[along, along] * index
-        axis.set_title(f"{title}  {letter} = {mm:.0f} mm".strip(), loc="left", fontsize=8)
+        mm = round(grid.affine[along, 3] + grid.affine[along, along] * index)
+        axis.set_title(f"{title}  {letter} = {mm} mm".strip(), loc="left", fontsize=8)
         _scale_bar(axis, grid)
+    axes[0].invert_xaxis()  # the front on the left, as on the slices
     if shown is not None:
         axes[-1].figure.colorbar(shown, ax=list(axes), shrink=0.8, label="t")
 
 
 def _scale_bar(axis: Axes, grid: Grid, mm: float = 50.0) -> None:
     axis.plot([1, 1 + mm / grid.spacing_mm], [1, 1], color="white", linewidth=2)
-    axis.text(1, 2, f"{mm:.0f} mm", color="white", fontsize=6)
+    middle = 1 + mm / grid.spacing_mm / 2
+    axis.text(middle, 2, f"{mm:.0f} mm", color="white", fontsize=6, ha="center")
     axis.set_axis_off()
 
 
@@ -329,6 +331,7 @@ def _draw_found(results: Results, axis: Axes) -> None:
     for number, point in enumerate(found.points_mm, start=1):
         axis.annotate(f"D{number}", point[1:], (3, 3), textcoords="offset points", fontsize=6,
                       color="white")  # fmt: skip
+    axis.invert_xaxis()
     axis.set_xlabel("to the front, mm", fontsize=7)
     axis.set_ylabel("up, mm", fontsize=7)
 
