@@ -135,9 +135,10 @@ def faults(file: str, source: str) -> Iterator[Fault]:
 
 
 def _without_effect(tree: ast.AST) -> set[int]:
-    """Numbers of nodes in annotations, decorators and defaults that every caller overrules.
+    """Numbers of nodes in decorators, in defaults that every caller overrules, and in layout.
 
-    A dataclass that is frozen, or a number of permutations, is no part of what is computed.
+    A dataclass that is frozen, a number of permutations, a field that conf/ sets, the indent of a
+    JSON file and `strict=` of equally long lists are no part of what is computed.
     """
     left_out: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -145,7 +146,12 @@ def _without_effect(tree: ast.AST) -> set[int]:
             parts = [*node.decorator_list]
             if isinstance(node, ast.FunctionDef):
                 parts += [each for each in node.args.kw_defaults if each is not None]
+            elif isinstance(node, ast.ClassDef):
+                fields = (each for each in node.body if isinstance(each, ast.AnnAssign))
+                parts += [each.value for each in fields if each.value is not None]
             left_out |= {each for part in parts for each in ast.walk(part)}
+        elif isinstance(node, ast.keyword) and node.arg in ("indent", "strict"):
+            left_out |= set(ast.walk(node.value))
     return {number for number, node in enumerate(ast.walk(tree)) if node in left_out}
 
 

@@ -281,3 +281,15 @@ def test_an_error_of_the_mean_position_may_be_off_by_a_hundredth(frame, mm, fits
 def test_two_errors_have_a_deviation_and_the_radii_are_the_papers():
     assert mean_sd([1.0, 3.0]) == (2.0, pytest.approx(math.sqrt(2.0)))
     assert SDR_THRESHOLDS_MM == (1.0, 2.0, 3.0, 4.0, 5.0)
+
+
+def test_an_error_of_the_mean_position_that_is_far_too_small_is_refused(frame):
+    row = frame["mean_error_mm"].idxmax()
+    for factor, fits in ((0.45, False), (0.6, True), (1.9, True), (2.2, False)):
+        edited = frame.copy()
+        edited.loc[row, "mean_error_mm"] *= factor
+        if fits:
+            check_predictions(edited, "p")
+        else:
+            with pytest.raises(PredictionsError, match="mean_error_mm does not follow"):
+                check_predictions(edited, "p")

@@ -538,3 +538,80 @@ def test_variance_needs_more_than_one_of_a_kind_and_everybody_with_every_seed():
     frame, folds = simulated_errors(rng, people=10, seeds=3, **truth)
     frame = frame[~((frame["participant_id"] == "p3") & (frame["seed"] == 1))]
     assert variance_parts(frame, folds).iloc[0]["people"] == 9
+
+
+def test_parts_of_variance_are_those_of_plain_loops():
+    errors = np.array([[1.0, 1.4, 0.9], [2.0, 2.7, 2.2], [1.5, 1.6, 1.1], [3.0, 3.9, 2.8]])
+    frame = pd.DataFrame(
+        {
+            "model": "ML", "group": "HS", "run": "r", "participant_id": f"p{p}", "seed": s,
+            "landmark": "AC", "error_mm": errors[p, s],
+        }
+        for p in range(4)
+        for s in range(3)
+    )  # fmt: skip
+    found = variance_parts(frame, {}).iloc[0]
+    mean = errors.mean()
+    people = sum(3 * (row.mean() - mean) ** 2 for row in errors) / 3
+    seeds = sum(4 * (column.mean() - mean) ** 2 for column in errors.T) / 2
+    rest = (
+        sum(
+            (errors[p, s] - errors[p].mean() - errors[:, s].mean() + mean) ** 2
+            for p in range(4)
+            for s in range(3)
+        )
+        / 6
+    )
+    assert found["sd_rest_mm"] == pytest.approx(math.sqrt(rest))
+    assert found["sd_people_mm"] == pytest.approx(math.sqrt((people - rest) / 3))
+    assert found["sd_seeds_mm"] == pytest.approx(math.sqrt((seeds - rest) / 4))
+    assert found["mean_mm"] == pytest.approx(mean)
+    two = frame[frame["participant_id"].isin(["p0", "p1"])]
+    assert variance_parts(two, {}).iloc[0]["people"] == 2
+    alone = frame[frame["seed"] == 0]
+    once = variance_parts(alone.assign(run=alone["participant_id"]), {"p0": 0, "p1": 0, "p2": 1})
+    assert once.iloc[0]["sd_people_mm"] == pytest.approx(errors[:, 0].std(ddof=1))
+    assert once.iloc[0]["se_people_mm"] == pytest.approx(errors[:, 0].std(ddof=1) / 2)
+
+
+def test_folds_of_unequal_size_are_compared_by_plain_loops():
+    values = {"a": [1.0, 2.0, 1.5], "b": [4.0, 3.0], "c": [1.0, 0.5, 0.7, 0.9]}
+    rows = [
+        {"model": "ML", "group": "HS", "run": fold, "participant_id": f"{fold}{n}", "seed": 0,
+         "landmark": "AC", "error_mm": value}
+        for fold, each in values.items()
+        for n, value in enumerate(each)
+    ]  # fmt: skip
+    found = variance_parts(pd.DataFrame(rows), {"a": 0, "b": 1, "c": 2}).iloc[0]
+    every = np.concatenate(list(values.values()))
+    between = sum(len(v) * (np.mean(v) - every.mean()) ** 2 for v in values.values()) / 2
+    within = sum(np.square(np.array(v) - np.mean(v)).sum() for v in values.values()) / 6
+    size = (9 - (9 + 4 + 16) / 9) / 2
+    assert found["sd_folds_mm"] == pytest.approx(math.sqrt((between - within) / size))
+
+
+def test_effect_of_two_groups_has_its_interval_by_hand():
+    a, b = np.array([1.0, 2.0, 4.0, 3.0]), np.array([3.0, 5.0, 6.0, 4.0, 7.0, 5.5])
+    found = unpaired_test(a, b, permutations=99)
+    g = hedges_g(a, b)
+    half = stats.t.ppf(0.975, 8) * math.sqrt((4 + 6) / (4 * 6) + g**2 / (2 * 8))
+    assert (found.effect_low, found.effect_high) == pytest.approx((g - half, g + half))
+    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (found.low_mm, found.high_mm) == pytest.approx((low, high))
+
+
+def test_rates_are_percent_of_all_points():
+    rows = people_frame({"p0": [0.5, 1.5, 2.5, 9.0]}).assign(seed=0, landmark=list("abcd"))
+    found = summarise(rows)
+    assert [found[f"sdr_{r}mm_percent"] for r in (1, 2, 3, 5)] == [25.0, 50.0, 75.0, 75.0]
+    assert [found[f"hits_{r}mm"] for r in (1, 2, 3, 5)] == [1, 2, 3, 3]
+    assert (found["n"], found["missing"], found["failed"]) == (4, 0, 0)
+    assert found["median_mm"] == 2.0
+
+
+def test_the_interval_of_two_people_is_by_hand():
+    """Two people with one point each: the spread of two, one degree of freedom."""
+    found = intervals(people_frame({"p0": [1.0], "p1": [2.0]}))
+    half = stats.t.ppf(0.975, 1) * math.sqrt(2 * (0.25**2 + 0.25**2)) / 1.5
+    assert math.log(found["mean_mm_high"] / 1.5) == pytest.approx(half)
+    assert math.log(1.5 / found["mean_mm_low"]) == pytest.approx(half)
