@@ -14,7 +14,7 @@ from arguments import main, read_arguments
 from landmarking.config import PROJECT
 
 BASE, TOP = "base", "top"
-TOPMOST = ("cli", "commands", "shells")
+TOPMOST = ("bids_app", "cli", "commands", "housekeeping", "shells")
 
 
 @dataclass

@@ -192,7 +192,9 @@ def nested(
             f"{folds} folds need as many people in each group, found {least}; take fewer folds"
         )
     model, grid = classifier(by)
-    steps = [("features", features(kind, data))]
+    # As many components as the training people of an inner fold can have.
+    inner_people = int(len(set(people)) * (1 - 1 / folds) * 2 / 3)
+    steps = [("features", features(kind, data, max(1, min(10, inner_people - 2))))]
     steps += [("select", SelectKBest(f_classif, k=select))] if select else []
     pipeline = Pipeline([*steps, ("by", model)])
     rows = data.rows

@@ -7,6 +7,7 @@ deformation and prediction is kept, so that an interrupted run goes on.
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,7 @@ class FrameworkConfig:
         tfce: Whether clusters are tested too.
         draws: Of the classifiers' permutation tests.
         noises_mm: Landmark errors of the cost curve.
+        classifiers: Of `logistic`, `svm`, `forest`; the first is tested by shuffled labels.
         automatic: Model that places landmarks: `shipped`, a packed model, a run.
         learn: Whether an ML model is trained on the data-driven landmarks.
         epochs: Of that training.
@@ -77,6 +79,7 @@ class FrameworkConfig:
     tfce: bool = True
     draws: int = 30
     noises_mm: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0, 2.0, 4.0])
+    classifiers: list[str] = field(default_factory=lambda: list(CLASSIFIERS))
     automatic: str = "shipped"
     learn: bool = True
     epochs: int = 60
@@ -96,8 +99,12 @@ class FrameworkConfig:
             )
         if not 2.0 <= self.spacing_mm <= 8.0:
             raise ConfigError(f"spacing_mm lies between 2 and 8, found {self.spacing_mm}")
-        if min(self.permutations, self.draws) < 10:
-            raise ConfigError("permutations and draws are 10 or more")
+        if not self.classifiers or set(self.classifiers) - set(CLASSIFIERS):
+            raise ConfigError(
+                f"classifiers are some of {', '.join(CLASSIFIERS)}, found {self.classifiers}"
+            )
+        if self.permutations < 10 or self.draws < 1:
+            raise ConfigError("permutations are 10 or more, draws one or more")
 
     @property
     def groups(self) -> tuple[str, str]:
@@ -236,21 +243,24 @@ def _deformations(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     task = bar.add_task(f"deformations ({method})", total=len(jobs))
-    for _ in map_processes(_deform_quietly, jobs, config.workers or 2):
+    problems = {}
+    for path, problem in map_processes(_deform_quietly, jobs, config.workers or 2):
+        problems[path] = problem
         bar.advance(task)
     found, notes = {}, []
     for scan, job in zip(scans, jobs, strict=True):
-        deformation, problem = maps.deformed(job)
-        if deformation is None:
+        if problem := problems[job.path]:
             notes.append(f"{scan.scan_id} is left out: {problem}")
         else:
-            found[scan.scan_id] = deformation
+            found[scan.scan_id] = maps.read_deformation(job.path)
     return found, notes
 
 
-def _deform_quietly(job: maps.DeformJob) -> None:
-    # The field stays in its file: there is no need to send it through a pipe.
-    maps.deformed(job)
+def _deform_quietly(job: maps.DeformJob) -> tuple[Path, str]:
+    # The field stays in its file: there is no need to send it through a pipe. What is wrong with a
+    # scan stands on the page.
+    logging.getLogger("landmarking.imaging").setLevel(logging.ERROR)
+    return job.path, maps.deformed(job)[1]
 
 
 def _maps(
@@ -326,9 +336,10 @@ def _truth(
     strong = np.abs(true) >= np.percentile(np.abs(true), 90)
     nothing = np.abs(true) <= np.percentile(np.abs(true), 10)
     hit = (found.p < 0.05) & (np.sign(found.t) == np.sign(true))
+    moved = float(found.difference.std()) > 0.0
     return true, {
         "correlation of the found with the true difference": float(
-            np.corrcoef(found.difference, true)[0, 1]
+            np.corrcoef(found.difference, true)[0, 1] if moved else 0.0
         ),
         "sensitivity where the true difference is largest (tenth of the voxels)": float(
             hit[strong].mean()
@@ -462,14 +473,14 @@ def _shapes(
     for source, points in sources.items():
         data = Data(points, label, ids, patches)
         for kind in ("shape", "distances", "both") if source == "automatic" else ("shape",):
-            for by in CLASSIFIERS if kind == "shape" else ("logistic",):
+            for by in config.classifiers if kind == "shape" else config.classifiers[:1]:
                 verdict = nested(data, kind=kind, by=by, seed=config.seed)
                 verdicts[kind, by, source] = verdict
     data = Data(automatic, label, ids)
     p, null = permutation_p(
         data,
-        verdicts["shape", "logistic", "automatic"].auc,
-        lambda d: nested(d, seed=config.seed).auc,
+        verdicts["shape", config.classifiers[0], "automatic"].auc,
+        lambda d: nested(d, by=config.classifiers[0], seed=config.seed).auc,
         draws=config.draws,
         seed=config.seed,
     )

@@ -83,7 +83,10 @@ def write(results: Results, folder: Path) -> str:
         settings=json.dumps(_plain(results), indent=1),
     )
     write_text(folder / "index.html", page)
-    test, best = results.shape_test, results.verdicts["shape", "logistic", "automatic"]
+    test, best = (
+        results.shape_test,
+        results.verdicts["shape", results.config.classifiers[0], "automatic"],
+    )
     significant = float((results.group_map.p < 0.05).mean())
     lines = [
         f"maps ({results.method}): {significant:.0%} of the brain differs at p < 0.05, corrected",
@@ -261,7 +264,8 @@ def _classifier_table(results: Results, notes: Sequence[str]) -> Table:
                 "95 % CI after DeLong et al. 1988."
             ),
             (
-                f"Shuffled labels ({len(results.null)} times, shape, logistic, automatic): AUC "
+                f"Shuffled labels ({len(results.null)} times, shape, "
+                f"{results.config.classifiers[0]}, automatic): AUC "
                 f"{results.null.mean():.2f} on average, p {p_text(results.p_value)}."
             ),
         ),
@@ -293,7 +297,7 @@ def _draw_map(results: Results, axes: Sequence[Axes]) -> None:
     grid, found = results.grid, results.group_map
     t = np.full(grid.mask.shape, np.nan)
     t[grid.mask] = np.where(found.p < 0.05, found.t, np.nan)
-    limit = float(np.nanmax(np.abs(found.t)))
+    limit = float(np.abs(found.t).max()) or 1.0
     focus = np.unravel_index(np.nanargmax(np.where(np.isnan(t), -1, np.abs(t))), t.shape)
     middle = round(-grid.affine[0, 3] / grid.affine[0, 0])
     cuts = ((middle, 0), (int(focus[1]), 1), (int(focus[2]), 2))
@@ -350,7 +354,7 @@ def _draw_slice(results: Results, axis: Axes) -> None:
 def _draw_roc(results: Results, axis: Axes) -> None:
     axis.set_title("D", loc="left", fontsize=8)
     for source, colour in (("manual", _FIRST), ("automatic", _SECOND)):
-        verdict = results.verdicts["shape", "logistic", source]
+        verdict = results.verdicts["shape", results.config.classifiers[0], source]
         false, true, _ = roc_curve(verdict.labels, verdict.scores)
         axis.plot(false, true, color=colour, label=f"{source}: {verdict.auc:.2f}")
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
@@ -401,7 +405,7 @@ def cost_curve(results: Results) -> Drawing:
     mean = cost.groupby("noise_mm")["auc"].mean()
     axis.plot(cost["noise_mm"], cost["auc"], ".", color="0.7", markersize=4)
     axis.plot(mean.index, mean.to_numpy(), "o-", color=_FIRST, markersize=3)
-    automatic = results.verdicts["shape", "logistic", "automatic"]
+    automatic = results.verdicts["shape", results.config.classifiers[0], "automatic"]
     axis.axhline(automatic.auc, color=_SECOND, linewidth=0.8, linestyle="--")
     axis.annotate(
         "automatic landmarks", (0.02, automatic.auc), xycoords=("axes fraction", "data"),

@@ -356,9 +356,16 @@ def compare_maps(
     if tfce and grid is not None:
         image = nib.Nifti1Image(grid.mask.astype(np.uint8), grid.affine)
         masker = NiftiMasker(image).fit()
+    apart = values[second].mean(axis=0) - values[~second].mean(axis=0)
+    varies = values.std(axis=0) > 0.0
+    if not varies.any():
+        # As after an affine registration, which moves nothing within the brain.
+        return GroupMap(apart, np.zeros(len(apart)), np.ones(len(apart)))
+    if not varies.all():
+        masker = None
     found = permuted_ols(
         second.astype(float)[:, None],
-        values,
+        values[:, varies],
         confounds,
         n_perm=permutations,
         random_state=seed,
@@ -367,12 +374,11 @@ def compare_maps(
         tfce=masker is not None,
         output_type="dict",
     )
-    return GroupMap(
-        values[second].mean(axis=0) - values[~second].mean(axis=0),
-        np.asarray(found["t"]).ravel(),
-        10.0 ** -np.asarray(found["logp_max_t"]).ravel(),
-        10.0 ** -np.asarray(found["logp_max_tfce"]).ravel() if masker is not None else None,
-    )
+    t, p = np.zeros(len(apart)), np.ones(len(apart))
+    t[varies] = np.asarray(found["t"]).ravel()
+    p[varies] = 10.0 ** -np.asarray(found["logp_max_t"]).ravel()
+    clusters = None if masker is None else 10.0 ** -np.asarray(found["logp_max_tfce"]).ravel()
+    return GroupMap(apart, t, p, clusters)
 
 
 def write_map(path: Path, values: Array, grid: Grid) -> None:
