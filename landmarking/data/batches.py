@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landmarking.errors import ConfigError
+from landmarking.geometry import Array
 from landmarking.imaging.intensity import AIR_SHARE, NORMALISATIONS
 
 if TYPE_CHECKING:
@@ -87,7 +88,19 @@ class EpochOrder:
     uninterrupted one would have seen.
     """
 
-    def __init__(self, count: int, *, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, count: int, *, shuffle: bool, seed: int, weights: Array | None = None
+    ) -> None:
+        """Keep the settings.
+
+        Args:
+            count: Number of slices.
+            shuffle: Draw a new order every epoch.
+            seed: Of the draws.
+            weights: How often each slice is drawn, shape (count,); as many as before come in an
+                epoch, some of them twice. None takes each once.
+        """
+        self.weights = None if weights is None else weights / weights.sum()
         self.count = count
         self.shuffle = shuffle
         self.seed = seed
@@ -106,7 +119,11 @@ class EpochOrder:
         """Positions of the epoch's slices, shape (count,), on the CPU."""
         if not self.shuffle:
             return torch.arange(self.count)
-        draw = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.weights is None:
+            draw = rng.permutation(self.count)
+        else:
+            draw = rng.choice(self.count, self.count, p=self.weights)
         return torch.from_numpy(draw)
 
 

@@ -26,13 +26,14 @@ from landmarking.data.splits import (
     read_split_table,
     refuse_overlap,
     split_units,
+    with_site_apart,
 )
 from landmarking.errors import CohortError, ConfigError
 from landmarking.geometry import Array
 from landmarking.imaging.pipeline import PreprocessSettings
 from landmarking.preparation.prepare import LandmarksConfig, ensure_prepared
 from landmarking.preparation.prepared import PreparedCohort
-from landmarking.preparation.sources import CohortConfig
+from landmarking.preparation.sources import CohortConfig, site_of
 
 EVALUATION_BATCH = 64
 """Slices at once in test and predict loaders; it changes results only under per-batch
@@ -211,7 +212,8 @@ class LandmarkDataModule(pl.LightningDataModule):
     def _split_people(self) -> None:
         given = self.batches.split
         table = read_split_table(Path(given)) if given else None
-        cohort = adapted(self._open(), self.adapt, table)
+        cohort = with_site_apart(self._open(), self.source.leave_out)
+        cohort = adapted(cohort, self.adapt, table)
         refuse_overlap(cohort, self.train_groups, self.test_groups)
         names = cohort.landmarks.names if self.landmark is None else (self.landmark,)
         self.columns = [cohort.landmarks.index(name) for name in names]
@@ -276,7 +278,15 @@ class LandmarkDataModule(pl.LightningDataModule):
             shuffle=self.batches.shuffle and not overfits,
             drop_last=self.batches.drop_last,
             augmentation=None if overfits else self._augmentation,
+            weights=self._weights(),
         )
+
+    def _weights(self) -> Array | None:
+        """How often each training slice is drawn, by its site; None where all are alike."""
+        if not self.source.weights:
+            return None
+        sites = (site_of(self.cohort.records[i].participant_id) for i in self.train_indices)
+        return np.array([self.source.weights.get(site, 1.0) for site in sites])
 
     def val_dataloader(self) -> DeviceBatches:
         """Batches of the validation side, always in the same order."""
@@ -317,13 +327,14 @@ class LandmarkDataModule(pl.LightningDataModule):
         augmentation: Augmentation | None = None,
         scored: bool = False,
         shared: bool = True,
+        weights: Array | None = None,
     ) -> DeviceBatches:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         images, points, px_to_mm = self._tensors_of(side, indices, device)
         return DeviceBatches(
             images,
             points,
-            EpochOrder(len(images), shuffle=shuffle, seed=self.seed),
+            EpochOrder(len(images), shuffle=shuffle, seed=self.seed, weights=weights),
             size=size or self.batches.batch_size,
             normalisation=self.normalisation,
             drop_last=drop_last,

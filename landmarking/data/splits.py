@@ -14,6 +14,7 @@ from landmarking.cohort.records import known, read_table
 from landmarking.errors import CohortError, ConfigError
 from landmarking.files import parse_json, write_text
 from landmarking.preparation.prepared import PreparedCohort
+from landmarking.preparation.sources import site_of
 
 WAYS = ("person", "image")
 
@@ -345,6 +346,27 @@ def adapted(
         records=tuple(records),
         tissues=None if cohort.tissues is None else cohort.tissues[kept],
     )
+
+
+def with_site_apart(cohort: PreparedCohort, site: str) -> PreparedCohort:
+    """A mixed cohort in which one site's people are a group of their own, called after it.
+
+    Args:
+        cohort: The prepared cohort.
+        site: Name of the site; empty changes nothing.
+
+    Raises:
+        CohortError: If nobody is of that site.
+    """
+    if not site:
+        return cohort
+    records = tuple(
+        replace(record, group=site) if site_of(record.participant_id) == site else record
+        for record in cohort.records
+    )
+    if records == cohort.records and not any(record.group == site for record in records):
+        raise CohortError(f"cohort {cohort.name}: nobody is of the site {site}; name another one")
+    return replace(cohort, records=records)
 
 
 def refuse_overlap(

@@ -7,6 +7,7 @@ maps.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import zipfile
@@ -43,7 +44,7 @@ from landmarking.preparation.prepared import (
     save_prepared,
 )
 
-KINDS = ("phantom", "bids", "adni_santpau", "afids", "slices", "people")
+KINDS = ("phantom", "bids", "adni_santpau", "afids", "slices", "people", "mixed")
 
 
 @dataclass
@@ -62,6 +63,12 @@ class CohortConfig:
         predictions: Of `bids`, whether landmark files that a model has written count as truth
             where no person has placed any.
         allow_scaled: Read scans whose header stretches their voxels, as in template space.
+        parts: Of `mixed`, the sites: `phantom`, BIDS trees, or NAME=TREE. People are called after
+            their site, such as `mine_sub-01`, so that two sub-01 are two people.
+        weights: Of `mixed`, how often slices of a site are drawn in training, by its name; 1 for
+            those that are not named.
+        leave_out: Of `mixed`, a site that is tested on, and not learnt from; it takes the place of
+            the test groups.
         preset: Settings of a phantom cohort.
     """
 
@@ -74,6 +81,9 @@ class CohortConfig:
     default_group: str = "HS"
     predictions: bool = False
     allow_scaled: bool = False
+    parts: list[str] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+    leave_out: str = ""
     preset: PhantomSettings = field(default_factory=PhantomSettings)
 
     def __post_init__(self) -> None:
@@ -90,6 +100,47 @@ class CohortConfig:
             raise ConfigError("cohort.root: name the folder of the cohort, cohort.root=DIR")
         if self.kind == "adni_santpau" and not self.test_root:
             raise ConfigError("cohort.test_root: name the tree with the groups to test on")
+        if self.kind == "mixed":
+            self._check_sites()
+
+    def _check_sites(self) -> None:
+        if len(self.parts) < 2:
+            raise ConfigError(
+                "cohort.parts: name two sites or more, as in cohort.parts=[phantom,mine=DIR]"
+            )
+        sites = self.sites
+        named = [*self.weights, *([self.leave_out] if self.leave_out else [])]
+        if unknown := [name for name in named if name not in sites]:
+            raise ConfigError(
+                f"cohort.weights and cohort.leave_out name sites of cohort.parts, found "
+                f"{', '.join(unknown)}; the sites are {', '.join(sites)}"
+            )
+        if any(not weight > 0.0 for weight in self.weights.values()):
+            raise ConfigError(
+                "cohort.weights are above 0; leave a site out of cohort.parts instead"
+            )
+        if self.leave_out:
+            self.test_groups = [self.leave_out]
+
+    @property
+    def sites(self) -> dict[str, str]:
+        """Tree by name of the site, of a mixed cohort.
+
+        Raises:
+            ConfigError: If two sites have one name.
+        """
+        found: dict[str, str] = {}
+        for part in self.parts:
+            name, equals, root = part.partition("=")
+            if not equals:
+                name, root = Path(part).name, part
+            if name in found or not re.fullmatch(r"[0-9A-Za-z-]+", name):
+                raise ConfigError(
+                    f"cohort.parts: {part} is called {name}, and sites have names of their own, "
+                    "letters and digits; write NAME=DIR"
+                )
+            found[name] = root
+        return found
 
 
 def open_cohort(
@@ -108,11 +159,52 @@ def open_cohort(
     """
     if config.kind == "phantom":
         write_phantom_cohort(Path(config.root), config.preset, workers, progress=progress)
-    cohort = _opened(config, skip_bad)
+    if config.kind == "mixed":
+        cohort = mixed(config, workers=workers, progress=progress, skip_bad=skip_bad)
+    else:
+        cohort = _opened(config, skip_bad)
+    if config.leave_out:
+        # The site's groups are one group to be tested, whatever they are called.
+        return cohort
     bad, notes = group_remarks(config, cohort)
     if bad and not skip_bad:
         raise CohortError(f"{config.root}: its groups are not those of the settings:", bad)
     return replace(cohort, bad=(*cohort.bad, *bad), notes=(*cohort.notes, *notes))
+
+
+def mixed(config: CohortConfig, *, workers: int, progress: bool, skip_bad: bool) -> Cohort:
+    """One cohort of several sites, people and scans called after theirs.
+
+    Args:
+        config: A mixed cohort.
+        workers: As for `open_cohort`, likewise the rest.
+        progress: See there.
+        skip_bad: See there.
+
+    Raises:
+        CohortError: If a site breaks the contract.
+    """
+    scans, bad, notes, simulated = [], [], [], False
+    for name, root in config.sites.items():
+        own = replace(config, kind="bids", name=name, root=root, parts=[], weights={}, leave_out="")
+        if root == "phantom":
+            label = f"phantom-{config.preset.label}"
+            own = replace(own, kind="phantom", root=str(Path(config.root) / label))
+            write_phantom_cohort(Path(own.root), config.preset, workers, progress=progress)
+        site = _opened(own, skip_bad)
+        scans += [
+            replace(s, scan_id=f"{name}_{s.scan_id}", participant_id=f"{name}_{s.participant_id}")
+            for s in site.scans
+        ]
+        bad += [f"{name}: {line}" for line in site.bad]
+        notes += [f"{name}: {line}" for line in site.notes]
+        simulated = simulated or site.simulated
+    return Cohort(config.name, Path(config.root), tuple(scans), simulated, tuple(bad), tuple(notes))
+
+
+def site_of(participant_id: str) -> str:
+    """Site of a person of a mixed cohort."""
+    return participant_id.partition("_")[0]
 
 
 def _opened(config: CohortConfig, skip_bad: bool) -> Cohort:

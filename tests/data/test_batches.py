@@ -125,3 +125,20 @@ def test_rows_are_those_of_the_cohort_where_they_are_given():
 
     assert rows(torch.tensor([7, 9, 11])) == [7, 9, 11]
     assert rows(None) == [0, 1, 2]
+
+
+def test_weights_say_how_often_a_slice_is_drawn_and_the_epoch_decides():
+    weights = np.array([1.0, 1.0, 6.0, 0.0])
+    order = EpochOrder(4, shuffle=True, seed=3, weights=weights)
+    counts = np.zeros(4)
+    for epoch in range(600):
+        order.set_epoch(epoch)
+        drawn = order.order()
+        assert len(drawn) == 4
+        counts += np.bincount(drawn.numpy(), minlength=4)
+    np.testing.assert_allclose(counts / counts.sum(), weights / 8, atol=0.03)
+    order.set_epoch(5)
+    first = order.order().tolist()
+    order.set_epoch(6)
+    order.set_epoch(5)
+    assert order.order().tolist() == first

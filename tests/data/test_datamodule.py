@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from landmarking.data.batches import normalise_batch
 from landmarking.data.datamodule import DataConfig, LandmarkDataModule
 from landmarking.errors import CohortError, ConfigError, LandmarkError
 from landmarking.imaging.pipeline import PreprocessSettings
+from landmarking.preparation.sources import CohortConfig
 
 
 def module(cohort, **changes):
@@ -109,3 +112,47 @@ def test_only_training_is_augmented(make_cohort):
             torch.testing.assert_close(after.images, before.images, rtol=0, atol=0)
     first, second = (next(iter(data.train_dataloader())).images for data in (plain, changed))
     assert not torch.equal(first, second)
+
+
+def of_sites(cohort, first):
+    """The cohort as of two sites, `a` (the first people) and `b`."""
+    records = [
+        replace(r, participant_id=f"{'a' if n < first else 'b'}_{r.participant_id}")
+        for n, r in enumerate(cohort.records)
+    ]
+    return replace(cohort, records=tuple(records))
+
+
+def mixed(cohort, tmp_path, **changes):
+    config = CohortConfig("mixed", "both", str(tmp_path), parts=["a=x", "b=y"], **changes)
+    data = LandmarkDataModule(config, batch_size=4)
+    data.use(cohort)
+    data.setup()
+    return data
+
+
+def test_a_site_that_is_left_out_is_tested_and_never_learnt_from(make_cohort, tmp_path):
+    cohort = of_sites(make_cohort(train=12), 8)
+    data = mixed(cohort, tmp_path, leave_out="b")
+    learnt = [*data.train_indices, *data.validation_indices]
+    sites = {data.cohort.records[i].participant_id[0] for i in learnt}
+    assert sites == {"a"}
+    assert data.test_groups == ("b",)
+    tested = data.cohort.indices(["b"])
+    assert len(tested) == len(cohort.records) - 8
+    with pytest.raises(CohortError, match="nobody is of the site b"):
+        mixed(of_sites(make_cohort(train=4), 99), tmp_path, leave_out="b")
+
+
+def test_a_site_of_more_weight_is_drawn_more_often(make_cohort, tmp_path):
+    cohort = of_sites(make_cohort(train=12), 6)
+    data = mixed(cohort, tmp_path, weights={"b": 9.0})
+    loader, drawn = data.train_dataloader(), []
+    for epoch in range(60):
+        loader.batch_sampler.set_epoch(epoch)
+        drawn += [int(i) for i in data.train_indices[loader.batch_sampler.order().numpy()]]
+    share = np.mean([i >= 6 for i in drawn])
+    of_b = int((data.train_indices >= 6).sum())
+    of_a = len(data.train_indices) - of_b
+    assert share == pytest.approx(9 * of_b / (9 * of_b + of_a), abs=0.05)
+    assert data.val_dataloader().batch_sampler.weights is None

@@ -18,6 +18,7 @@ from landmarking.preparation.sources import (
     open_cohort,
     open_prepared,
     pack_prepared,
+    site_of,
     unpack_prepared,
     with_landmarks,
 )
@@ -54,6 +55,38 @@ def test_people_in_both_trees_are_named(tmp_path):
         open_cohort(CohortConfig("adni_santpau", "both", adni, test_root=own), workers=1)
     assert len(caught.value.problems) == 2
     assert "sub-2" in caught.value.problems[0]
+
+
+def test_sites_are_one_cohort_with_people_called_after_them(tmp_path):
+    one = tree(tmp_path / "one", {"sub-1": "train", "sub-2": "HS"})
+    two = tree(tmp_path / "two", {"sub-1": "train", "sub-3": "DS"})
+    config = CohortConfig("mixed", "both", str(tmp_path), parts=[one, f"b={two}"])
+    cohort = open_cohort(config, workers=1)
+    assert [(s.participant_id, s.scan_id, s.group) for s in cohort.scans] == [
+        ("one_sub-1", "one_sub-1", "train"),
+        ("one_sub-2", "one_sub-2", "HS"),
+        ("b_sub-1", "b_sub-1", "train"),
+        ("b_sub-3", "b_sub-3", "DS"),
+    ]
+    assert site_of(cohort.scans[2].participant_id) == "b"
+    assert not cohort.simulated
+    apart = CohortConfig("mixed", "both", str(tmp_path), parts=[one, f"b={two}"], leave_out="b")
+    assert apart.test_groups == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"parts": ["phantom"]}, "name two sites or more"),
+        ({"parts": ["x", "y/x"]}, "sites have names of their own"),
+        ({"parts": ["x", "y"], "weights": {"z": 1.0}}, "found z; the sites are x, y"),
+        ({"parts": ["x", "y"], "leave_out": "z"}, "found z; the sites are x, y"),
+        ({"parts": ["x", "y"], "weights": {"x": 0.0}}, "weights are above 0"),
+    ],
+)
+def test_sites_that_cannot_be_mixed_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        CohortConfig("mixed", "both", "somewhere", **values)
 
 
 @pytest.mark.parametrize(
