@@ -119,7 +119,8 @@ NOT_IN_NAMES = (
     *("experiment", "landmark", "seed", "outputs", "study", "run", "run_dir", "label", "variant"),
     *("fold", "folds"),
     *("objective", "threads", "workers", "overwrite", "launcher", "hparams_search", "logger"),
-    *("callbacks", "cohort.root", "cohort.test_root", "trainer.enable_progress_bar"),
+    *("callbacks", "cohort.root", "cohort.test_root", "cohort.parts"),
+    "trainer.enable_progress_bar",
     *("trainer.enable_model_summary", "trainer.profiler", "trainer.max_steps", "trainer.max_time"),
     *("trainer.fast_dev_run", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
 )

@@ -285,8 +285,9 @@ class LandmarkDataModule(pl.LightningDataModule):
         """How often each training slice is drawn, by its site; None where all are alike."""
         if not self.source.weights:
             return None
-        sites = (site_of(self.cohort.records[i].participant_id) for i in self.train_indices)
-        return np.array([self.source.weights.get(site, 1.0) for site in sites])
+        by_site = dict(zip(self.source.sites, self.source.weights, strict=True))
+        people = (self.cohort.records[i].participant_id for i in self.train_indices)
+        return np.array([by_site[site_of(person)] for person in people])
 
     def val_dataloader(self) -> DeviceBatches:
         """Batches of the validation side, always in the same order."""

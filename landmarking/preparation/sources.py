@@ -63,10 +63,10 @@ class CohortConfig:
         predictions: Of `bids`, whether landmark files that a model has written count as truth
             where no person has placed any.
         allow_scaled: Read scans whose header stretches their voxels, as in template space.
-        parts: Of `mixed`, the sites: `phantom`, BIDS trees, or NAME=TREE. People are called after
+        parts: Of `mixed`, the sites: `phantom`, BIDS trees, or NAME:TREE. People are called after
             their site, such as `mine_sub-01`, so that two sub-01 are two people.
-        weights: Of `mixed`, how often slices of a site are drawn in training, by its name; 1 for
-            those that are not named.
+        weights: Of `mixed`, how often slices of each part are drawn in training; empty draws all
+            alike.
         leave_out: Of `mixed`, a site that is tested on, and not learnt from; it takes the place of
             the test groups.
         preset: Settings of a phantom cohort.
@@ -82,7 +82,7 @@ class CohortConfig:
     predictions: bool = False
     allow_scaled: bool = False
     parts: list[str] = field(default_factory=list)
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: list[float] = field(default_factory=list)
     leave_out: str = ""
     preset: PhantomSettings = field(default_factory=PhantomSettings)
 
@@ -106,16 +106,19 @@ class CohortConfig:
     def _check_sites(self) -> None:
         if len(self.parts) < 2:
             raise ConfigError(
-                "cohort.parts: name two sites or more, as in cohort.parts=[phantom,mine=DIR]"
+                "cohort.parts: name two sites or more, as in cohort.parts=[phantom,mine:DIR]"
             )
         sites = self.sites
-        named = [*self.weights, *([self.leave_out] if self.leave_out else [])]
-        if unknown := [name for name in named if name not in sites]:
+        if self.leave_out and self.leave_out not in sites:
             raise ConfigError(
-                f"cohort.weights and cohort.leave_out name sites of cohort.parts, found "
-                f"{', '.join(unknown)}; the sites are {', '.join(sites)}"
+                f"cohort.leave_out: {self.leave_out} is no site; they are {', '.join(sites)}"
             )
-        if any(not weight > 0.0 for weight in self.weights.values()):
+        if self.weights and len(self.weights) != len(sites):
+            raise ConfigError(
+                f"cohort.weights: {len(sites)} sites need {len(sites)} weights, found "
+                f"{len(self.weights)}; give one each, in the order of cohort.parts"
+            )
+        if any(not weight > 0.0 for weight in self.weights):
             raise ConfigError(
                 "cohort.weights are above 0; leave a site out of cohort.parts instead"
             )
@@ -131,13 +134,13 @@ class CohortConfig:
         """
         found: dict[str, str] = {}
         for part in self.parts:
-            name, equals, root = part.partition("=")
-            if not equals:
+            name, colon, root = part.partition(":")
+            if not colon:
                 name, root = Path(part).name, part
             if name in found or not re.fullmatch(r"[0-9A-Za-z-]+", name):
                 raise ConfigError(
                     f"cohort.parts: {part} is called {name}, and sites have names of their own, "
-                    "letters and digits; write NAME=DIR"
+                    "letters and digits; write NAME:DIR"
                 )
             found[name] = root
         return found
@@ -186,7 +189,7 @@ def mixed(config: CohortConfig, *, workers: int, progress: bool, skip_bad: bool)
     """
     scans, bad, notes, simulated = [], [], [], False
     for name, root in config.sites.items():
-        own = replace(config, kind="bids", name=name, root=root, parts=[], weights={}, leave_out="")
+        own = replace(config, kind="bids", name=name, root=root, parts=[], weights=[], leave_out="")
         if root == "phantom":
             label = f"phantom-{config.preset.label}"
             own = replace(own, kind="phantom", root=str(Path(config.root) / label))

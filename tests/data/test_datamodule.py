@@ -124,7 +124,7 @@ def of_sites(cohort, first):
 
 
 def mixed(cohort, tmp_path, **changes):
-    config = CohortConfig("mixed", "both", str(tmp_path), parts=["a=x", "b=y"], **changes)
+    config = CohortConfig("mixed", "both", str(tmp_path), parts=["a:x", "b:y"], **changes)
     data = LandmarkDataModule(config, batch_size=4)
     data.use(cohort)
     data.setup()
@@ -146,7 +146,7 @@ def test_a_site_that_is_left_out_is_tested_and_never_learnt_from(make_cohort, tm
 
 def test_a_site_of_more_weight_is_drawn_more_often(make_cohort, tmp_path):
     cohort = of_sites(make_cohort(train=12), 6)
-    data = mixed(cohort, tmp_path, weights={"b": 9.0})
+    data = mixed(cohort, tmp_path, weights=[1.0, 9.0])
     loader, drawn = data.train_dataloader(), []
     for epoch in range(60):
         loader.batch_sampler.set_epoch(epoch)

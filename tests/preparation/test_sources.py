@@ -60,7 +60,7 @@ def test_people_in_both_trees_are_named(tmp_path):
 def test_sites_are_one_cohort_with_people_called_after_them(tmp_path):
     one = tree(tmp_path / "one", {"sub-1": "train", "sub-2": "HS"})
     two = tree(tmp_path / "two", {"sub-1": "train", "sub-3": "DS"})
-    config = CohortConfig("mixed", "both", str(tmp_path), parts=[one, f"b={two}"])
+    config = CohortConfig("mixed", "both", str(tmp_path), parts=[one, f"b:{two}"])
     cohort = open_cohort(config, workers=1)
     assert [(s.participant_id, s.scan_id, s.group) for s in cohort.scans] == [
         ("one_sub-1", "one_sub-1", "train"),
@@ -70,7 +70,7 @@ def test_sites_are_one_cohort_with_people_called_after_them(tmp_path):
     ]
     assert site_of(cohort.scans[2].participant_id) == "b"
     assert not cohort.simulated
-    apart = CohortConfig("mixed", "both", str(tmp_path), parts=[one, f"b={two}"], leave_out="b")
+    apart = CohortConfig("mixed", "both", str(tmp_path), parts=[one, f"b:{two}"], leave_out="b")
     assert apart.test_groups == ["b"]
 
 
@@ -79,9 +79,9 @@ def test_sites_are_one_cohort_with_people_called_after_them(tmp_path):
     [
         ({"parts": ["phantom"]}, "name two sites or more"),
         ({"parts": ["x", "y/x"]}, "sites have names of their own"),
-        ({"parts": ["x", "y"], "weights": {"z": 1.0}}, "found z; the sites are x, y"),
-        ({"parts": ["x", "y"], "leave_out": "z"}, "found z; the sites are x, y"),
-        ({"parts": ["x", "y"], "weights": {"x": 0.0}}, "weights are above 0"),
+        ({"parts": ["x", "y"], "weights": [1.0]}, "2 sites need 2 weights, found 1"),
+        ({"parts": ["x", "y"], "leave_out": "z"}, "z is no site; they are x, y"),
+        ({"parts": ["x", "y"], "weights": [0.0, 1.0]}, "weights are above 0"),
     ],
 )
 def test_sites_that_cannot_be_mixed_are_refused(values, message):
