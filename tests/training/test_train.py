@@ -47,8 +47,8 @@ def test_a_run_leaves_everything_that_its_folder_promises(
     assert result.folder == Path(training_values["outputs"]) / "study" / "ml-seed0"
     names = {path.name for path in result.folder.iterdir()}
     assert names == {
-        "config.yaml", "provenance.json", "split.json", "split.tsv", "checkpoints", "predictions.csv",
-        "slices.npz", "scans.csv", "history.csv", "tensorboard", "checksums.txt",
+        "config.yaml", "provenance.json", "split.json", "split.tsv", "checkpoints",
+        "predictions.csv", "slices.npz", "scans.csv", "history.csv", "tensorboard", "checksums.txt",
     }  # fmt: skip
     assert [path.name for path in (result.folder / "checkpoints").iterdir()] == ["model.ckpt"]
     frame = read_predictions(result.folder / "predictions.csv")
