@@ -153,6 +153,7 @@ class Verdict:
         auc_low: Lower end of its 95 % interval (DeLong et al. 1988).
         auc_high: Upper end.
         balanced_accuracy: Of the folds' own thresholds.
+        probabilities: Out-of-fold probability of 1, shape (N,); NaN of a classifier without.
     """
 
     scores: Array
@@ -161,6 +162,7 @@ class Verdict:
     auc_low: float
     auc_high: float
     balanced_accuracy: float
+    probabilities: Array
 
 
 def nested(
@@ -199,6 +201,7 @@ def nested(
     pipeline = Pipeline([*steps, ("by", model)])
     rows = data.rows
     scores, guessed = np.zeros(len(rows)), np.zeros(len(rows))
+    probabilities = np.full(len(rows), np.nan)
     outer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for train, test in outer.split(rows, labels, people):
         inner = StratifiedGroupKFold(3, shuffle=True, random_state=seed)
@@ -213,9 +216,12 @@ def nested(
         # Folds have scales of their own: standardised by their training people, they compare.
         scores[test] = (raw - of_training.mean()) / max(float(of_training.std()), 1e-12)
         guessed[test] = search.predict(rows[test])
+        if hasattr(search, "predict_proba"):
+            probabilities[test] = search.predict_proba(rows[test])[:, 1]
     low, high = delong_interval(labels, scores)
     accuracy = float(balanced_accuracy_score(labels, guessed))
-    return Verdict(scores, labels, float(roc_auc_score(labels, scores)), low, high, accuracy)
+    area = float(roc_auc_score(labels, scores))
+    return Verdict(scores, labels, area, low, high, accuracy, probabilities)
 
 
 def _score(search: GridSearchCV, rows: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from matplotlib.axes import Axes
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from landmarking.evaluation.charts import Drawing, house_style, new_figure, save
@@ -25,8 +26,9 @@ from landmarking.evaluation.tables import (
     to_markdown,
 )
 from landmarking.files import atomic_path, write_text
+from landmarking.geometry import Array
 from landmarking.shape.maps import Grid, write_map
-from landmarking.shape.procrustes import bent_grid
+from landmarking.shape.procrustes import bent_grid, components
 
 if TYPE_CHECKING:
     from landmarking.shape.framework import Results
@@ -68,7 +70,13 @@ def write(results: Results, folder: Path) -> str:
     with house_style():
         drawn = [
             picture(each, save(each.figure, folder / "figures", each.name))
-            for each in (four_panels(results), shape_change(results), cost_curve(results))
+            for each in (
+                four_panels(results),
+                shape_change(results),
+                shape_components(results),
+                calibration(results),
+                cost_curve(results),
+            )
         ]
     loaders = [PackageLoader("landmarking.shape"), PackageLoader("landmarking.evaluation")]
     environment = Environment(
@@ -372,27 +380,80 @@ def shape_change(results: Results) -> Drawing:
     first, second = (
         results.aligned.points[groups == group].mean(axis=0) for group in results.config.groups
     )
-    scale = float(results.aligned.size.mean())
     more = first + 3.0 * (second - first)
-    for axis, goal, title in (
-        (left, first, results.config.groups[0]),
-        (right, more, f"{results.config.groups[1]}, difference times 3"),
-    ):
-        for line in bent_grid(first * scale, goal * scale):
-            axis.plot(line[:, 0], line[:, 1], color="0.75", linewidth=0.5)
-        axis.plot(*(goal * scale).T, "o", color=_SECOND, markersize=3)
-        for name, point in zip(np.array(results.names)[results.aligned.landmarks], goal * scale,
-                               strict=True):  # fmt: skip
-            axis.annotate(name, point, (3, 3), textcoords="offset points", fontsize=6)
-        axis.set_title(title, fontsize=8)
-        axis.set_aspect("equal")
-        axis.invert_yaxis()
-        axis.set_axis_off()
+    _draw_shape(results, left, first, first, results.config.groups[0])
+    _draw_shape(results, right, first, more, f"{results.config.groups[1]}, difference times 3")
     return Drawing(
         "shape-change",
         "Shape change",
         "Mean Procrustes shapes of the manual landmarks, at the mean size; the grid is bent by a "
         "thin-plate spline. The front is on the left.",
+        figure,
+    )
+
+
+def _draw_shape(results: Results, axis: Axes, start: Array, goal: Array, title: str) -> None:
+    """A shape in mm with its landmarks, on the grid that is bent from another one."""
+    scale = float(results.aligned.size.mean())
+    for line in bent_grid(start * scale, goal * scale):
+        axis.plot(line[:, 0], line[:, 1], color="0.75", linewidth=0.5)
+    axis.plot(*(goal * scale).T, "o", color=_SECOND, markersize=3)
+    names = np.array(results.names)[results.aligned.landmarks]
+    for name, point in zip(names, goal * scale, strict=True):
+        axis.annotate(name, point, (3, 3), textcoords="offset points", fontsize=6)
+    axis.set_title(title, fontsize=8)
+    axis.set_aspect("equal")
+    axis.invert_yaxis()
+    axis.set_axis_off()
+
+
+def shape_components(results: Results) -> Drawing:
+    """The first two principal components, two standard deviations to either side."""
+    found = components(results.aligned)
+    figure = new_figure(5.4, 7.2)
+    axes = figure.subplots(len(found.share), 2, squeeze=False)
+    for number, (row, share, ends) in enumerate(
+        zip(axes, found.share, found.shapes, strict=True), start=1
+    ):
+        for axis, goal, sign in zip(row, ends, ("-", "+"), strict=True):
+            title = f"component {number} ({share:.0%}), {sign}2 SD"
+            _draw_shape(results, axis, results.aligned.mean, goal, title)
+    return Drawing(
+        "components",
+        "What shapes vary in",
+        "Principal components of the aligned manual landmarks of all people, with the share of the "
+        "variance; thin-plate grids bent from the mean shape. The front is on the left.",
+        figure,
+    )
+
+
+def calibration(results: Results) -> Drawing:
+    """Do the probabilities of the diagnosis mean what they say?"""
+    figure = new_figure(2.8, 3.4)
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
+    scores = []
+    for source, colour in (("manual", _FIRST), ("automatic", _SECOND)):
+        for by in results.config.classifiers:
+            verdict = results.verdicts["shape", by, source]
+            if np.isnan(verdict.probabilities).any():
+                continue
+            seen, said = calibration_curve(
+                verdict.labels, verdict.probabilities, n_bins=4, strategy="quantile"
+            )
+            brier = float(np.mean((verdict.probabilities - verdict.labels) ** 2))
+            axis.plot(said, seen, "o-", color=colour, markersize=3, label=f"{source}, {by}")
+            scores.append(f"{source}, {by}: {brier:.3f}")
+            break
+    axis.set_xlabel("probability that is said", fontsize=7)
+    axis.set_ylabel("share that is so", fontsize=7)
+    axis.legend(fontsize=6)
+    axis.set_aspect("equal")
+    return Drawing(
+        "calibration",
+        "Calibration",
+        "Out-of-fold probabilities in quarters of the people, against how many of them are "
+        f"{results.config.groups[1]}. Brier score: {'; '.join(scores)}.",
         figure,
     )
 

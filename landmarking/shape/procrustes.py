@@ -264,6 +264,38 @@ def _residuals(design: Array, values: Array) -> Array:
     return np.asarray(values - base @ (base.T @ values))
 
 
+@dataclass(frozen=True, eq=False)
+class Components:
+    """Principal components of shape.
+
+    Attributes:
+        share: Share of the variance by component, shape (C,).
+        shapes: The mean shape two standard deviations to either side along each, (C, 2, L, D).
+        scores: Of each person, shape (N, C).
+    """
+
+    share: Array
+    shapes: Array
+    scores: Array
+
+
+def components(aligned: Aligned, count: int = 2) -> Components:
+    """What shapes vary in, in the tangent space of the mean shape.
+
+    Args:
+        aligned: The people.
+        count: Number of components, at most.
+    """
+    from sklearn.decomposition import PCA
+
+    count = min(count, len(aligned.points) - 1)
+    found = PCA(count, svd_solver="full").fit(aligned.tangent)
+    reach = 2.0 * np.sqrt(found.explained_variance_)[:, None] * found.components_
+    ends = np.stack([-reach, reach], axis=1).reshape(count, 2, *aligned.mean.shape)
+    scores = np.asarray(found.transform(aligned.tangent))
+    return Components(np.asarray(found.explained_variance_ratio_), aligned.mean + ends, scores)
+
+
 def bent_grid(
     mean: Array, shape: Array, *, lines: int = 15, along: int = 80, margin: float = 0.2
 ) -> list[Array]:

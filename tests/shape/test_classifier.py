@@ -43,6 +43,10 @@ def test_a_landmark_that_moves_is_diagnosed(by):
     assert found.auc_low < found.auc <= found.auc_high
     assert found.balanced_accuracy > 0.7
     assert found.auc == roc_auc_score(found.labels, found.scores)
+    if by == "svm":
+        assert np.isnan(found.probabilities).all()
+    else:
+        assert roc_auc_score(found.labels, found.probabilities) > 0.8
 
 
 def test_patches_and_both_are_features_too():

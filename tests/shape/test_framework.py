@@ -53,7 +53,7 @@ def test_the_page_maps_tables_and_figures_are_there_and_say_that_nothing_is_real
     image = nib.load(config.folder / "maps" / "volume_t.nii.gz")
     assert image.shape == framework.maps.template_grid(8.0).mask.shape
     assert np.isfinite(np.asarray(image.dataobj)).all()
-    for name in ("framework", "shape-change", "cost"):
+    for name in ("framework", "shape-change", "components", "calibration", "cost"):
         assert (config.folder / "figures" / f"{name}.png").stat().st_size > 10_000
 
 

@@ -13,6 +13,7 @@ from landmarking.shape.procrustes import (
     align,
     align_to,
     bent_grid,
+    components,
     distance,
     mean_shape_test,
     procrustes_anova,
@@ -175,3 +176,19 @@ def test_the_grid_is_straight_for_an_affine_change_and_goes_through_the_landmark
         steps = np.diff(line, axis=0)
         assert np.ptp(steps, axis=0).max() < 1e-6
     assert len(bent_grid(mean, mean, lines=4)) == 8
+
+
+def test_components_are_those_of_a_plain_decomposition():
+    rng = np.random.default_rng(9)
+    base = rng.normal(size=(6, 2))
+    along = rng.normal(size=base.shape)
+    points = np.array([turned(base + 0.2 * rng.normal() * along, rng) for _ in range(30)])
+    aligned = align(points)
+    found = components(aligned, 3)
+    assert found.share[0] > 0.95  # people vary in one direction alone
+    values = np.linalg.eigvalsh(np.cov(aligned.tangent.T))[::-1]
+    np.testing.assert_allclose(found.share, values[:3] / values.sum(), atol=1e-9)
+    spread = np.linalg.norm(found.shapes[0, 1] - aligned.mean)
+    assert spread == pytest.approx(2 * np.sqrt(values[0]))
+    np.testing.assert_allclose(found.shapes.mean(axis=1), np.stack([aligned.mean] * 3), atol=1e-12)
+    np.testing.assert_allclose(found.scores.var(axis=0, ddof=1), values[:3], atol=1e-12)
