@@ -8,7 +8,7 @@ fold alone. Scans of one person stay together.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from sklearn.svm import SVC
 
 from landmarking.errors import ConfigError
 from landmarking.geometry import Array
+from landmarking.shape.data_driven import DrivenMoves
 from landmarking.shape.procrustes import align, align_to
 
 
@@ -74,21 +75,25 @@ class Data:
         labels: 1 for the group that is looked for, else 0, shape (N,).
         people: Person of each row; scans of one stay together.
         patches: Intensities around the landmarks, shape (N, F); None without.
+        moves: Displacements along the mid-sagittal plane, mm, shape (N, V, 2); None without.
+        places: Where they were taken, mm, shape (V, 2).
     """
 
     points: Array
     labels: NDArray[np.int64]
     people: Sequence[str]
     patches: Array | None = None
+    moves: Array | None = None
+    places: Array | None = None
 
     @property
     def rows(self) -> Array:
-        """Points and patches side by side, shape (N, L * D + F)."""
-        flat = self.points.reshape(len(self.points), -1)
-        return flat if self.patches is None else np.hstack([flat, self.patches])
+        """Points, patches and displacements side by side, shape (N, columns)."""
+        parts = [p for p in (self.points, self.patches, self.moves) if p is not None]
+        return np.hstack([part.reshape(len(part), -1) for part in parts])
 
 
-FEATURES = ("shape", "distances", "patches", "both")
+FEATURES = ("shape", "distances", "patches", "both", "data-driven")
 CLASSIFIERS = ("logistic", "svm", "forest")
 
 
@@ -97,7 +102,8 @@ def features(name: str, data: Data, components: int = 10) -> Pipeline:
 
     Args:
         name: `shape` (Procrustes coordinates and size), `distances` (their logarithms), `patches`
-            (principal components of intensities), or `both` (shape and patches).
+            (principal components of intensities), `both` (shape and patches), or `data-driven`
+            (displacements where the training people's groups differ most).
         data: Says how rows are put together.
         components: Of the patches.
 
@@ -110,15 +116,23 @@ def features(name: str, data: Data, components: int = 10) -> Pipeline:
         raise ConfigError(f"features are one of {', '.join(FEATURES)}, found {name!r}")
     if name in ("patches", "both") and data.patches is None:
         raise ConfigError(f"features {name} need slices; choose shape or distances")
+    if name == "data-driven" and (data.moves is None or data.places is None):
+        raise ConfigError("features data-driven need deformations; choose shape or distances")
     points = ("points", FunctionTransformer(_columns, kw_args={"start": 0, "stop": width}))
-    patches = ("patches", FunctionTransformer(_columns, kw_args={"start": width, "stop": None}))
+    wide = width + (0 if data.patches is None else data.patches.shape[1])
+    patches = ("patches", FunctionTransformer(_columns, kw_args={"start": width, "stop": wide}))
+    moves = ("moves", FunctionTransformer(_columns, kw_args={"start": wide, "stop": None}))
     shape = [points, ("procrustes", ProcrustesCoordinates(landmarks, dimensions))]
     sizes = {"landmarks": landmarks, "dimensions": dimensions}
     apart = [points, ("distances", FunctionTransformer(_distances, kw_args=sizes))]
     looks = [patches, ("components", PCA(components, random_state=0))]
-    steps: list[tuple[str, Any]] = {"shape": shape, "distances": apart, "patches": looks}.get(
-        name, [("both", make_union(Pipeline(shape), Pipeline(looks)))]
-    )
+    places = np.zeros((0, 2)) if data.places is None else data.places
+    ways: dict[str, list[tuple[str, Any]]] = {
+        "shape": shape, "distances": apart, "patches": looks,
+        "both": [("both", make_union(Pipeline(shape), Pipeline(looks)))],
+        "data-driven": [moves, ("driven", DrivenMoves(places))],
+    }  # fmt: skip
+    steps = ways[name]
     return Pipeline([*steps, ("fill", SimpleImputer()), ("scale", StandardScaler())])
 
 
@@ -271,7 +285,7 @@ def permutation_p(
     for _ in range(draws):
         label = dict(zip(names, rng.permutation(data.labels[first]), strict=True))
         shuffled = np.array([label[person] for person in data.people])
-        figures.append(judge(Data(data.points, shuffled, data.people, data.patches)))
+        figures.append(judge(replace(data, labels=shuffled)))
     null = np.array(figures)
     return float((1 + (null >= found).sum()) / (1 + draws)), null
 
@@ -322,6 +336,6 @@ def noise_curve(
             moved = (
                 data.points + rng.normal(0.0, noise, data.points.shape) if noise else data.points
             )
-            verdict = nested(Data(moved, data.labels, data.people, data.patches), **how)
+            verdict = nested(replace(data, points=moved), **how)
             rows.append({"noise_mm": float(noise), "draw": number, "auc": verdict.auc})
     return pd.DataFrame(rows)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from sklearn.base import BaseEstimator, TransformerMixin
 
 from landmarking.errors import LandmarkError
 from landmarking.files import write_text
@@ -136,6 +137,54 @@ def _midplane(volume: NDArray[np.float32], column: float) -> Array:
     low = int(np.floor(column))
     part = column - low
     return np.asarray((1 - part) * volume[:, low] + part * volume[:, low + 1])
+
+
+def plane_moves(deformations: Sequence[Deformation], grid: Grid) -> tuple[Array, Array]:
+    """Displacements along the mid-sagittal plane.
+
+    Args:
+        deformations: N people.
+        grid: The template's voxels.
+
+    Returns:
+        Front and up in mm at each of V points within the brain, shape (N, V, 2); and where these
+        points lie, mm, shape (V, 2).
+    """
+    column = -grid.affine[0, 3] / grid.affine[0, 0]
+    inside = ndimage.binary_erosion(_midplane(grid.mask[None].astype(np.float32), column)[0] > 0.5)
+    moves = np.array([_midplane(each.move_mm, column)[1:] for each in deformations])
+    places = np.argwhere(inside) * np.diag(grid.affine)[1:3] + grid.affine[1:3, 3]
+    return np.moveaxis(moves, 1, -1)[:, inside], places
+
+
+class DrivenMoves(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Displacements at the points where the training people's groups differ most.
+
+    The points are found anew on the training people of every fold, so that nobody who is tested has
+    a say in where they lie.
+    """
+
+    def __init__(self, places: Array, count: int = 3) -> None:
+        self.places = places
+        self.count = count
+
+    def fit(self, rows: Array, labels: NDArray[np.int64]) -> DrivenMoves:
+        """Find the points, of rows of shape (N, V * 2) and labels 0 and 1."""
+        moves = np.asarray(rows, float).reshape(len(rows), -1, 2)
+        found = hotelling_t2(moves[labels == 1], moves[labels == 0])
+        self.chosen_: list[int] = []
+        for index in np.argsort(-found):
+            apart = np.linalg.norm(self.places[self.chosen_] - self.places[index], axis=1)
+            if (apart >= LEAST_MM).all():
+                self.chosen_.append(int(index))
+            if len(self.chosen_) == self.count:
+                break
+        return self
+
+    def transform(self, rows: Array) -> Array:
+        """Front and up at these points, shape (N, 2 * count)."""
+        moves = np.asarray(rows, float).reshape(len(rows), -1, 2)
+        return moves[:, self.chosen_].reshape(len(rows), -1)
 
 
 def write_set(path: Path, landmarks: LandmarkSet) -> None:

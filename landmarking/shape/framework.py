@@ -40,7 +40,7 @@ from landmarking.shape.classifier import (
     noise_curve,
     permutation_p,
 )
-from landmarking.shape.data_driven import Found, find_landmarks, write_set
+from landmarking.shape.data_driven import Found, find_landmarks, plane_moves, write_set
 from landmarking.shape.edma import FormDifference, compare_forms
 from landmarking.shape.procrustes import Aligned, align, mean_shape_test, procrustes_anova
 
@@ -205,7 +205,8 @@ def run_framework(config: FrameworkConfig) -> str:
             "maps are of an affine one, which moves nothing within the brain."
         )
     second = np.array([scan.group == config.groups[1] for scan in tested])
-    done = _shapes(config, people, second, points, automatic, looks)
+    moves = plane_moves([moved[scan.scan_id] for scan in tested], grid)
+    done = _shapes(config, people, second, points, automatic, looks, moves)
     learnt = _learn(config, cohort, found, method) if config.learn and found else ""
     results = Results(
         config=config,
@@ -452,6 +453,7 @@ def _shapes(
     manual: Array,
     automatic: Array,
     patches: Array,
+    moves: tuple[Array, Array],
 ) -> dict[str, Any]:
     aligned = align(manual)
     names = landmark_set("msp8").names if manual.shape[1] == 8 else ()
@@ -476,6 +478,12 @@ def _shapes(
             for by in config.classifiers if kind == "shape" else config.classifiers[:1]:
                 verdict = nested(data, kind=kind, by=by, seed=config.seed)
                 verdicts[kind, by, source] = verdict
+    if moves[0].any():
+        # Where the groups differ most is found on the training people of every fold.
+        data = Data(manual, label, ids, None, *moves)
+        verdicts["data-driven", config.classifiers[0], "deformation"] = nested(
+            data, kind="data-driven", by=config.classifiers[0], seed=config.seed
+        )
     data = Data(automatic, label, ids)
     p, null = permutation_p(
         data,

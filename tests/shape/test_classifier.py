@@ -19,6 +19,7 @@ from landmarking.shape.classifier import (
     permutation_p,
     selected_outside,
 )
+from landmarking.shape.data_driven import DrivenMoves
 
 TEMPLATE = landmark_set("msp8").template_mm[:, 1:]
 
@@ -145,5 +146,32 @@ def test_too_few_people_and_unknown_names_are_refused():
         nested(people)
     with pytest.raises(ConfigError, match="logistic, svm, forest"):
         nested(people, by="tree", folds=2)
-    with pytest.raises(ConfigError, match="shape, distances, patches, both"):
+    with pytest.raises(ConfigError, match="shape, distances, patches, both, data-driven"):
         nested(people, kind="colour", folds=2)
+
+
+def test_data_driven_points_are_found_by_the_training_people_alone():
+    rng = np.random.default_rng(10)
+    places = np.array([[x, y] for x in range(0, 60, 6) for y in range(0, 60, 6)], float)
+    label = np.repeat([0, 1], 16)
+    moves = rng.normal(size=(32, len(places), 2))
+    people = [f"p{n}" for n in range(32)]
+    points = rng.normal(size=(32, 4, 2))
+    chance = [
+        nested(
+            Data(points, rng.permutation(label), people, None, moves, places),
+            kind="data-driven",
+            seed=seed,
+        ).auc
+        for seed in range(8)
+    ]
+    assert np.mean(chance) == pytest.approx(0.5, abs=0.12)
+    moves[label == 1, 33] += [4.0, 0.0]
+    there = Data(points, label, people, None, moves, places)
+    assert nested(there, kind="data-driven").auc > 0.75
+    found = DrivenMoves(places).fit(moves.reshape(32, -1), label)
+    assert found.chosen_[0] == 33
+    apart = np.linalg.norm(places[found.chosen_][:, None] - places[found.chosen_], axis=-1)
+    assert (apart[~np.eye(3, dtype=bool)] >= 10.0).all()
+    with pytest.raises(ConfigError, match="need deformations"):
+        nested(Data(points, label, people), kind="data-driven")
